@@ -1,0 +1,281 @@
+//! The CPU backend: matrix products by candle (all cores natively, simd128 in wasm), the rest in plain loops.
+
+mod ops;
+mod sweep;
+
+use super::backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+use super::optimiser::Step;
+use super::relevance::{Head, HeadMeans, PoolBatch, Target};
+use super::{Engine, Result, Rules, Score, Trace};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor};
+use std::rc::Rc;
+
+/// Computes on the CPU.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cpu;
+
+/// A model on the CPU.
+pub type CpuEngine = Engine<Cpu>;
+
+/// A packed layout with its per-token rows at hand.
+pub struct Rows {
+    pub layout: PackedLayout,
+    /// Start of the sequence, position, end of the sequence, offset of the pattern row.
+    pub rows: Vec<[usize; 4]>,
+}
+
+/// A contiguous tensor's values. Every tensor of this backend is contiguous f32 on the CPU.
+fn values<R>(x: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(cpu) = &*storage else {
+        return Err(candle_core::Error::Msg("tensor is not on the CPU".into()).into());
+    };
+    let start = layout.start_offset();
+    Ok(read(&cpu.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
+}
+
+fn matrix(data: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
+    Ok(Tensor::from_vec(data, (rows, cols), &Device::Cpu)?)
+}
+
+/// Runs a closure on a tensor's values in place.
+struct InPlace<F>(F);
+
+impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "in place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(data) = storage else {
+            return Err(candle_core::Error::Msg("in-place update of a tensor that is not f32".into()));
+        };
+        let start = layout.start_offset();
+        (self.0)(&mut data[start..start + layout.shape().elem_count()]);
+        Ok(())
+    }
+}
+
+fn update(x: &Tensor, f: impl Fn(&mut [f32])) -> Result<()> {
+    Ok(x.inplace_op1(&InPlace(f))?)
+}
+
+fn operand(x: Operand<Tensor>) -> Result<Tensor> {
+    let window = x.tensor.narrow(1, x.start, x.columns)?;
+    Ok(if x.transposed { window.t()? } else { window })
+}
+
+impl Backend for Cpu {
+    type Tensor = Tensor;
+    type Ids = PackedIds;
+    type Layout = Rc<Rows>;
+
+    fn device(&self) -> String {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if cfg!(target_arch = "wasm32") { "CPU (WebAssembly, one thread)".into() } else { format!("CPU ({threads} threads, {})", std::env::consts::ARCH) }
+    }
+
+    fn batch_tokens(&self) -> usize {
+        512
+    }
+
+    fn shape(&self, x: &Tensor) -> (usize, usize) {
+        let dims = x.dims();
+        (dims[0], dims[1])
+    }
+
+    fn submit(&self) {}
+
+    fn has_sweep(&self) -> bool {
+        true
+    }
+
+    fn sweep_relevance(engine: &Engine<Self>, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, score: Score, target: Target<'_>, first: usize) -> Result<Vec<f64>> {
+        engine.relevance_of_example(pool, means, rules, score, target, first)
+    }
+
+    fn sweep_trace(engine: &Engine<Self>, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, source: Head) -> Result<Trace> {
+        engine.trace_of_source(pool, means, rules, source)
+    }
+
+    fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
+        matrix(data.to_vec(), rows, cols)
+    }
+
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
+        matrix(vec![0.0; rows * cols], rows, cols)
+    }
+
+    fn ids(&self, ids: PackedIds) -> Result<PackedIds> {
+        Ok(ids)
+    }
+
+    fn layout(&self, layout: PackedLayout) -> Result<Rc<Rows>> {
+        let rows = layout.rows();
+        Ok(Rc::new(Rows { layout, rows }))
+    }
+
+    async fn read(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
+        tensors.iter().map(|x| values(x, <[f32]>::to_vec)).collect()
+    }
+
+    fn matmul(&self, a: Operand<Tensor>, b: Operand<Tensor>, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let mut out = operand(a)?.matmul(&operand(b)?)?;
+        if let Some(bias) = bias {
+            out = out.broadcast_add(bias)?;
+        }
+        Ok(match residual {
+            Some(residual) => (out + residual)?,
+            None => out,
+        })
+    }
+
+    fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Ok((a + b)?)
+    }
+
+    fn column_sum(&self, x: &Tensor, start: usize, columns: usize) -> Result<Tensor> {
+        Ok(x.narrow(1, start, columns)?.sum_keepdim(0)?)
+    }
+
+    fn scale_columns(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+        Ok(x.broadcast_mul(factors)?)
+    }
+
+    fn gather_rows(&self, table: &Tensor, ids: &PackedIds) -> Result<Tensor> {
+        let ids = Tensor::new(ids.ids.as_slice(), &Device::Cpu)?;
+        Ok(table.index_select(&ids, 0)?)
+    }
+
+    fn scatter_rows(&self, x: &Tensor, ids: &PackedIds, rows: usize) -> Result<Tensor> {
+        let cols = self.shape(x).1;
+        let out = values(x, |x| ops::scatter_rows(x, &ids.ids, rows, cols))?;
+        matrix(out, rows, cols)
+    }
+
+    fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+        let (rows, cols) = self.shape(x);
+        let (y, r) = values(x, |x| values(gain, |gain| ops::rms_norm(x, gain, eps)))??;
+        Ok((matrix(y, rows, cols)?, matrix(r, rows, 1)?))
+    }
+
+    fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
+        let (rows, cols) = self.shape(x);
+        let dx = values(dy, |dy| values(x, |x| values(gain, |gain| values(r, |r| ops::rms_norm_backward(dy, x, gain, r, frozen)))))????;
+        matrix(dx, rows, cols)
+    }
+
+    fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor) -> Result<Tensor> {
+        Ok((dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?)
+    }
+
+    fn rotate(&self, x: &Tensor, head_dim: usize, layout: &Rc<Rows>, rotary: &(Tensor, Tensor), inverse: bool) -> Result<Tensor> {
+        let (rows, cols) = self.shape(x);
+        let y = values(x, |x| values(&rotary.0, |cos| values(&rotary.1, |sin| ops::rotate(x, cos, sin, cols, head_dim, &layout.rows, inverse))))???;
+        matrix(y, rows, cols)
+    }
+
+    fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+        let (heads, kv_heads) = (self.shape(q).1 / head_dim, self.shape(k).1 / head_dim);
+        let pattern = values(q, |q| values(k, |k| ops::attention_pattern(q, k, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        matrix(pattern, heads, layout.layout.pattern_entries())
+    }
+
+    fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+        let (heads, kv_heads) = (self.shape(pattern).0, self.shape(v).1 / head_dim);
+        let z = values(pattern, |p| values(v, |v| ops::attention_mix(p, v, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        matrix(z, layout.rows.len(), heads * head_dim)
+    }
+
+    fn attention_mix_backward(&self, pattern: &Tensor, dz: &Tensor, kv_heads: usize, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+        let heads = self.shape(pattern).0;
+        let dv = values(pattern, |p| values(dz, |dz| ops::attention_mix_backward(p, dz, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        matrix(dv, layout.rows.len(), kv_heads * head_dim)
+    }
+
+    fn attention_pattern_backward(&self, pattern: &Tensor, dz: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+        let (heads, entries) = self.shape(pattern);
+        let kv_heads = self.shape(v).1 / head_dim;
+        let heads_shape = ops::Heads { heads, kv_heads, head_dim };
+        let ds = values(pattern, |p| values(dz, |dz| values(v, |v| ops::attention_pattern_backward(p, dz, v, heads_shape, layout))))???;
+        matrix(ds, heads, entries)
+    }
+
+    fn replace_heads(&self, z: &Tensor, means: &Tensor, slots: &PackedIds, flags: &Tensor, head_dim: usize) -> Result<Tensor> {
+        let (rows, cols) = self.shape(z);
+        let out = values(z, |z| values(means, |means| values(flags, |flags| ops::replace_heads(z, means, &slots.ids, flags, head_dim))))???;
+        matrix(out, rows, cols)
+    }
+
+    fn head_products(&self, z: &Tensor, means: &Tensor, slots: &PackedIds, gradient: &Tensor, head_dim: usize) -> Result<Tensor> {
+        let (rows, cols) = self.shape(z);
+        let out = values(z, |z| values(means, |means| values(gradient, |g| ops::head_products(z, means, &slots.ids, g, cols, head_dim))))???;
+        matrix(out, rows, cols / head_dim)
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let (rows, cols) = self.shape(gate);
+        let y = values(gate, |gate| values(up, |up| gate.iter().zip(up).map(|(g, u)| ops::silu(*g) * u).collect()))??;
+        matrix(y, rows, cols)
+    }
+
+    fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, rule: GateRule) -> Result<(Tensor, Tensor)> {
+        let (rows, cols) = self.shape(gate);
+        let (dg, du) = values(dy, |dy| values(gate, |gate| values(up, |up| ops::swiglu_backward(dy, gate, up, rule))))???;
+        Ok((matrix(dg, rows, cols)?, matrix(du, rows, cols)?))
+    }
+
+    fn cross_entropy(&self, logits: &Tensor, targets: &PackedIds) -> Result<(Tensor, Tensor)> {
+        let (rows, cols) = self.shape(logits);
+        let (losses, gradient) = values(logits, |logits| ops::cross_entropy(logits, &targets.ids, cols))?;
+        Ok((matrix(losses, rows, 1)?, matrix(gradient, rows, cols)?))
+    }
+
+    fn sum_of_squares(&self, tensors: &[Tensor]) -> Result<Tensor> {
+        let mut sum = 0.0;
+        for x in tensors {
+            sum += values(x, |x| x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>())?;
+        }
+        matrix(vec![sum as f32], 1, 1)
+    }
+
+    fn adamw(&self, parameter: &Tensor, row: usize, col: usize, gradient: &Tensor, m: &Tensor, v: &Tensor, norm_squared: &Tensor, step: &Step) -> Result<()> {
+        let (rows, cols) = self.shape(gradient);
+        let stride = self.shape(parameter).1;
+        let norm = values(norm_squared, |n| n[0])?.sqrt();
+        let factor = if step.clip > 0.0 { (step.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        update(m, |m| values(gradient, |g| m.iter_mut().zip(g).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor)).unwrap_or(()))?;
+        update(v, |v| values(gradient, |g| v.iter_mut().zip(g).for_each(|(v, g)| *v = step.beta2 * *v + (1.0 - step.beta2) * (g * factor) * (g * factor))).unwrap_or(()))?;
+        values(m, |m| {
+            values(v, |v| {
+                update(parameter, |p| {
+                    for i in 0..rows {
+                        let at = (row + i) * stride + col;
+                        for (j, p) in p[at..at + cols].iter_mut().enumerate() {
+                            let (m, v) = (m[i * cols + j], v[i * cols + j]);
+                            let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + step.weight_decay * *p;
+                            *p -= step.learning_rate * change;
+                        }
+                    }
+                })
+            })
+        })??
+    }
+
+    fn copy_window(&self, x: &Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Tensor> {
+        Ok(x.narrow(0, row, rows)?.narrow(1, col, cols)?.copy()?)
+    }
+
+    fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
+        let (rows, cols) = self.shape(window);
+        let stride = self.shape(x).1;
+        values(window, |window| {
+            update(x, |x| {
+                for i in 0..rows {
+                    let at = (row + i) * stride + col;
+                    x[at..at + cols].copy_from_slice(&window[i * cols..(i + 1) * cols]);
+                }
+            })
+        })?
+    }
+}

@@ -1,0 +1,219 @@
+//! The forward pass (METHOD.md §0), and the read-outs that need nothing else.
+
+use super::relevance::{HeadMeans, HeadSet};
+use super::{Backend, Batch, Engine, Operand, PackedIds, Result};
+use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig};
+
+/// A batch on the device.
+pub(super) struct Packed<B: Backend> {
+    pub layout: B::Layout,
+    pub tokens: B::Ids,
+    pub answers: B::Ids,
+    pub rows: usize,
+}
+
+/// What one layer computed; the names are METHOD.md §0's.
+pub(super) struct Layer<T> {
+    /// Residual entering the layer, `[N, D]`.
+    pub x: T,
+    pub r1: T,
+    pub normed: T,
+    pub q: T,
+    pub k: T,
+    pub v: T,
+    pub pattern: T,
+    /// Head outputs before `W_O`, `[N, H·d]`.
+    pub z: T,
+    /// Residual after attention.
+    pub middle: T,
+    pub r2: T,
+    pub normed2: T,
+    pub gate: T,
+    pub up: T,
+    pub gated: T,
+}
+
+/// Everything a backward pass needs. `layers` is empty where nothing was to be kept.
+pub(super) struct Activations<T> {
+    pub layers: Vec<Layer<T>>,
+    /// The last residual at the answer positions, `[B, D]`.
+    pub answer: T,
+    pub r_final: T,
+    /// After the final norm, `[B, D]`: logits are `hidden · W_Uᵀ`.
+    pub hidden: T,
+}
+
+/// Heads whose output is replaced by its mean (METHOD.md §6).
+pub struct Ablation<'a, T> {
+    pub means: &'a HeadMeans<T>,
+    /// Slot of each packed token.
+    pub slots: &'a [u32],
+    pub remove: &'a HeadSet,
+}
+
+/// What a forward pass leaves at the answer positions, read back.
+#[derive(Debug, Clone)]
+pub struct AnswerRows {
+    /// `[B][C]`: logits of the verbalizer tokens.
+    pub label_logits: Vec<Vec<f32>>,
+    /// `[B]`: `−log p(verbalizer of the label)` over the whole vocabulary.
+    pub losses: Vec<f32>,
+}
+
+impl<B: Backend> Engine<B> {
+    pub(super) fn pack(&self, batch: &Batch) -> Result<Packed<B>> {
+        Ok(Packed {
+            answers: self.backend.ids(PackedIds::new(batch.layout.answers()))?,
+            tokens: self.backend.ids(PackedIds::new(batch.tokens.clone()))?,
+            rows: batch.tokens.len(),
+            layout: self.backend.layout(batch.layout.clone())?,
+        })
+    }
+
+    /// `x · Wᵀ (+ b) (+ residual)`.
+    pub(super) fn linear(&self, x: &B::Tensor, weight: &B::Tensor, bias: Option<&B::Tensor>, residual: Option<&B::Tensor>) -> Result<B::Tensor> {
+        self.backend.matmul(self.all(x), Operand { transposed: true, ..self.all(weight) }, bias, residual)
+    }
+
+    /// A whole tensor as one side of a product.
+    pub(super) fn all<'a>(&self, tensor: &'a B::Tensor) -> Operand<'a, B::Tensor> {
+        Operand { tensor, start: 0, columns: self.backend.shape(tensor).1, transposed: false }
+    }
+
+    /// The forward pass. `observe` sees each layer as soon as it is computed; with `keep` all of them are returned.
+    pub(super) fn forward(
+        &self,
+        batch: &Packed<B>,
+        ablation: Option<&Ablation<B::Tensor>>,
+        keep: bool,
+        mut observe: impl FnMut(usize, &Layer<B::Tensor>) -> Result<()>,
+    ) -> Result<Activations<B::Tensor>> {
+        let (b, c) = (&self.backend, &self.config);
+        let slots = ablation.map(|a| b.ids(PackedIds::new(a.slots.to_vec()))).transpose()?;
+        let mut x = b.gather_rows(self.weight(EMBEDDING)?, &batch.tokens)?;
+        let mut layers = Vec::new();
+        for l in 0..c.layers {
+            let weight = |suffix: &str| self.weight(&crate::model::layer_parameter(l, suffix));
+            let bias = |suffix: &str| self.layer_weight(l, suffix);
+            let (normed, r1) = b.rms_norm(&x, weight("input_layernorm.weight")?, c.rms_eps)?;
+            let q = self.linear(&normed, weight("self_attn.q_proj.weight")?, bias("self_attn.q_proj.bias"), None)?;
+            let k = self.linear(&normed, weight("self_attn.k_proj.weight")?, bias("self_attn.k_proj.bias"), None)?;
+            let v = self.linear(&normed, weight("self_attn.v_proj.weight")?, bias("self_attn.v_proj.bias"), None)?;
+            let q = b.rotate(&q, c.head_dim, &batch.layout, &self.rotary, false)?;
+            let k = b.rotate(&k, c.head_dim, &batch.layout, &self.rotary, false)?;
+            let pattern = b.attention_pattern(&q, &k, c.head_dim, &batch.layout)?;
+            let mut z = b.attention_mix(&pattern, &v, c.head_dim, &batch.layout)?;
+            if let (Some(ablation), Some(slots)) = (ablation, &slots)
+                && let Some(flags) = ablation.remove.flags(l, c.heads)
+            {
+                let flags = b.upload(&flags, 1, c.heads)?;
+                z = b.replace_heads(&z, &ablation.means.layers[l], slots, &flags, c.head_dim)?;
+            }
+            let middle = self.linear(&z, weight("self_attn.o_proj.weight")?, None, Some(&x))?;
+            let (normed2, r2) = b.rms_norm(&middle, weight("post_attention_layernorm.weight")?, c.rms_eps)?;
+            let gate = self.linear(&normed2, weight("mlp.gate_proj.weight")?, None, None)?;
+            let up = self.linear(&normed2, weight("mlp.up_proj.weight")?, None, None)?;
+            let gated = b.swiglu(&gate, &up)?;
+            let next = self.linear(&gated, weight("mlp.down_proj.weight")?, None, Some(&middle))?;
+            let layer = Layer { x, r1, normed, q, k, v, pattern, z, middle, r2, normed2, gate, up, gated };
+            observe(l, &layer)?;
+            if keep {
+                layers.push(layer);
+            }
+            x = next;
+        }
+        let answer = b.gather_rows(&x, &batch.answers)?;
+        let (hidden, r_final) = b.rms_norm(&answer, self.weight(FINAL_NORM)?, c.rms_eps)?;
+        Ok(Activations { layers, answer, r_final, hidden })
+    }
+
+    /// Logits of the verbalizer tokens, `[B, C]`.
+    fn label_logits(&self, hidden: &B::Tensor, verbalizer: &[u32]) -> Result<B::Tensor> {
+        let ids = self.backend.ids(PackedIds::new(verbalizer.to_vec()))?;
+        let rows = self.backend.gather_rows(self.weight(self.config.unembedding())?, &ids)?;
+        self.linear(hidden, &rows, None, None)
+    }
+
+    /// The logits of the labels, `[B][C]`, with some heads replaced by their means.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn ablated_logits(&self, batch: &Batch, verbalizer: &[u32], ablation: &Ablation<'_, B::Tensor>) -> Result<Vec<Vec<f32>>> {
+        let packed = self.pack(batch)?;
+        let hidden = self.forward(&packed, Some(ablation), false, |_, _| Ok(()))?.hidden;
+        let logits = self.label_logits(&hidden, verbalizer)?;
+        let logits = self.backend.read(&[&logits]).await?.swap_remove(0);
+        Ok(logits.chunks(verbalizer.len()).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Label logits and full-vocabulary losses at the answer positions.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn answers(&self, batch: &Batch, verbalizer: &[u32]) -> Result<AnswerRows> {
+        let b = &self.backend;
+        let packed = self.pack(batch)?;
+        let hidden = self.forward(&packed, None, false, |_, _| Ok(()))?.hidden;
+        let label_logits = self.label_logits(&hidden, verbalizer)?;
+        let unembedding = self.weight(self.config.unembedding())?;
+        let logits = self.linear(&hidden, unembedding, None, None)?;
+        let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| verbalizer[y]).collect()))?;
+        let (losses, _) = b.cross_entropy(&logits, &targets)?;
+        let [label_logits, losses] = read_two(b, &label_logits, &losses).await?;
+        let label_logits = label_logits.chunks(verbalizer.len()).map(<[f32]>::to_vec).collect();
+        Ok(AnswerRows { label_logits, losses })
+    }
+
+    /// Logits of the whole vocabulary at the answer positions, `[B·V]`.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn vocabulary_logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let packed = self.pack(batch)?;
+        let hidden = self.forward(&packed, None, false, |_, _| Ok(()))?.hidden;
+        let logits = self.linear(&hidden, self.weight(self.config.unembedding())?, None, None)?;
+        Ok(self.backend.read(&[&logits]).await?.swap_remove(0))
+    }
+
+    /// Residuals at the answer positions, entering each layer and leaving the last: `[L+1][B·D]`.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn answer_residuals(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let packed = self.pack(batch)?;
+        let mut residuals = Vec::new();
+        let last = self.forward(&packed, None, false, |_, layer| {
+            residuals.push(self.backend.gather_rows(&layer.x, &packed.answers)?);
+            Ok(())
+        })?;
+        residuals.push(last.answer);
+        self.backend.read(&residuals.iter().collect::<Vec<_>>()).await
+    }
+}
+
+pub(super) async fn read_two<B: Backend>(backend: &B, a: &B::Tensor, b: &B::Tensor) -> Result<[Vec<f32>; 2]> {
+    let mut both = backend.read(&[a, b]).await?;
+    let second = both.pop().unwrap_or_default();
+    let first = both.pop().unwrap_or_default();
+    Ok([first, second])
+}
+
+/// Cosines and sines of `position · θ^(−2i/d)`: angles in f64, rounded to f32 as the reference rounds them.
+pub(super) fn rotary_tables<B: Backend>(backend: &B, config: &ModelConfig) -> Result<(B::Tensor, B::Tensor)> {
+    // Prompts are short; tables for the model's full context would only cost memory.
+    let positions = config.max_positions.min(MAX_PROMPT_TOKENS);
+    let half = config.head_dim / 2;
+    let (mut cos, mut sin) = (Vec::with_capacity(positions * half), Vec::with_capacity(positions * half));
+    for position in 0..positions {
+        for i in 0..half {
+            let frequency = config.rope_theta.powf(-((2 * i) as f64) / config.head_dim as f64);
+            let angle = (position as f64 * frequency) as f32;
+            cos.push(angle.cos());
+            sin.push(angle.sin());
+        }
+    }
+    Ok((backend.upload(&cos, positions, half)?, backend.upload(&sin, positions, half)?))
+}
+
+/// Longest prompt the engines take, in tokens.
+pub const MAX_PROMPT_TOKENS: usize = 2048;

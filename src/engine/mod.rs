@@ -1,0 +1,98 @@
+//! What can be computed, in the method's words, by either backend.
+//!
+//! [`Engine`] walks the transformer once, forwards ([`forward`]) and backwards ([`backward`]), over the operations of
+//! [`Backend`]. Two backends compute them: [`cpu`] (candle) and [`gpu`] (wgpu). The walk being shared, a backend
+//! is right exactly if each of its operations is.
+
+mod backend;
+mod backward;
+mod batch;
+pub mod cpu;
+mod forward;
+pub mod gpu;
+mod optimiser;
+mod parameters;
+mod relevance;
+mod rules;
+
+pub use backward::LossOver;
+pub use backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+pub use batch::{Batch, Prompt};
+pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
+pub use optimiser::{AdamW, Moments};
+pub use parameters::{ParameterSlice, Snapshot};
+pub use relevance::{Head, HeadMeans, HeadSet, LinearRelevance, NO_SLOT, PoolBatch, Target, TargetDirection};
+
+pub use rules::{ActivationRule, BiasRule, Method, Rules, Score, Trace};
+
+use crate::model::{Checkpoint, ModelConfig, ModelError};
+use std::collections::HashMap;
+
+/// Why a computation could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("no usable GPU: {0}. The CPU engine needs none")]
+    NoGpu(String),
+    #[error("the GPU refuses: {0}")]
+    Gpu(String),
+    #[error("the model needs a buffer of {needed} bytes for `{what}`, and this device allows {limit}: use the CPU engine or a smaller model")]
+    TooLarge { what: String, needed: u64, limit: u64 },
+    #[error("prompt {prompt} has {tokens} tokens, the model takes at most {limit}")]
+    PromptTooLong { prompt: usize, tokens: usize, limit: usize },
+    #[error("token {token} of prompt {prompt} is outside the model's vocabulary of {vocab}")]
+    TokenOutOfRange { prompt: usize, token: u32, vocab: usize },
+    #[error("prompt {0} is empty")]
+    EmptyPrompt(usize),
+    #[error("no parameter is named `{0}`")]
+    UnknownParameter(String),
+    #[error("this rule set needs a decomposed forward pass, which {0} does not have: use the rule `linear`, or the CPU engine")]
+    RuleUnavailable(String),
+    #[error("the magnitude score does not exist under a one-pass linear rule: choose projection, or the rule `secant`")]
+    MagnitudeNeedsSweep,
+    #[error("stopped on request")]
+    Cancelled,
+    #[error("CPU computation failed: {0}")]
+    Cpu(#[from] candle_core::Error),
+}
+
+pub type Result<T> = std::result::Result<T, EngineError>;
+
+/// A loaded model on a backend.
+pub struct Engine<B: Backend> {
+    pub backend: B,
+    pub config: ModelConfig,
+    weights: HashMap<String, B::Tensor>,
+    /// Cosines and sines of the rotary angles, each `[positions, d/2]`.
+    rotary: (B::Tensor, B::Tensor),
+}
+
+impl<B: Backend> Engine<B> {
+    /// Moves a checkpoint's weights to the backend, one tensor at a time. `progress` gets (weights done, weights in all).
+    ///
+    /// # Errors
+    /// A damaged checkpoint, or a tensor that the device cannot hold.
+    pub fn load(backend: B, checkpoint: &mut Checkpoint, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
+        let config = checkpoint.config.clone();
+        let parameters = config.parameters();
+        let mut weights = HashMap::with_capacity(parameters.len());
+        for (done, parameter) in parameters.iter().enumerate() {
+            progress(done, parameters.len());
+            let data = checkpoint.read(parameter)?;
+            weights.insert(parameter.name.clone(), backend.upload(&data, parameter.rows, parameter.cols)?);
+        }
+        progress(parameters.len(), parameters.len());
+        let rotary = forward::rotary_tables(&backend, &config)?;
+        Ok(Self { backend, config, weights, rotary })
+    }
+
+    fn weight(&self, name: &str) -> Result<&B::Tensor> {
+        self.weights.get(name).ok_or_else(|| EngineError::UnknownParameter(name.into()))
+    }
+
+    /// A weight of layer `l`; `None` where the family has none (biases).
+    fn layer_weight(&self, l: usize, suffix: &str) -> Option<&B::Tensor> {
+        self.weights.get(&crate::model::layer_parameter(l, suffix))
+    }
+}

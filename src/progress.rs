@@ -1,0 +1,23 @@
+//! How long work reports what it did and learns that it should stop.
+
+/// Whoever started the work.
+#[allow(async_fn_in_trait)]
+pub trait Observer {
+    /// Called between device submissions with the tokens just processed, weighted by cost: 1 for a forward pass.
+    /// Returns whether to go on. In a browser it also lets the event loop run.
+    async fn advance(&self, weighted_tokens: f64) -> bool;
+}
+
+/// Nobody watches; the work runs to its end.
+pub struct Unwatched;
+
+impl Observer for Unwatched {
+    async fn advance(&self, _: f64) -> bool {
+        true
+    }
+}
+
+/// Cost of a reverse relevance pass with its forward, in forwards.
+pub const REVERSE_COST: f64 = 2.5;
+/// Cost of a full training step, in forwards.
+pub const TRAIN_COST: f64 = 3.0;

@@ -1,0 +1,66 @@
+//! The project's own tasks. `cargo xtask serve` opens the lab, `cargo xtask test` runs every check,
+//! `cargo xtask dist` makes the static site. Each installs what it needs and says so.
+
+mod tests;
+mod tools;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use tools::Tools;
+use xshell::{Shell, cmd};
+
+#[derive(Parser)]
+#[command(about = "Build, serve and test CT-SFT Lab")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the page and serve it, rebuilding on change.
+    Serve {
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Run every check: format, lints, Rust tests, kernels, front-end types, browser tests.
+    Test,
+    /// Build the static site into dist/.
+    Dist,
+}
+
+fn main() -> Result<()> {
+    let shell = Shell::new()?;
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies directly below the repository root")?
+        .to_path_buf();
+    shell.change_dir(&root);
+    let tools = Tools::new(&shell, root)?;
+    match Arguments::parse().task {
+        Task::Serve { port } => serve(&shell, &tools, port),
+        Task::Test => tests::run(&shell, &tools),
+        Task::Dist => dist(&shell, &tools),
+    }
+}
+
+fn serve(shell: &Shell, tools: &Tools, port: u16) -> Result<()> {
+    tools.prepare_page(shell)?;
+    let trunk = tools.trunk();
+    let port = port.to_string();
+    println!("The lab will be at http://127.0.0.1:{port}/ once the build below is done (minutes the first time).");
+    let _environment = tools.page_environment(shell)?;
+    cmd!(shell, "{trunk} serve --release --port {port}").run()?;
+    Ok(())
+}
+
+/// Builds the static site into `dist/`.
+pub fn dist(shell: &Shell, tools: &Tools) -> Result<()> {
+    tools.prepare_page(shell)?;
+    let trunk = tools.trunk();
+    let _environment = tools.page_environment(shell)?;
+    cmd!(shell, "{trunk} build --release").run()?;
+    println!("The site is in dist/; any static file server can serve it.");
+    Ok(())
+}

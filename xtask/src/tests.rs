@@ -1,0 +1,46 @@
+//! Every check, in the order in which a failure is cheapest to learn of.
+
+use crate::tools::{Tools, has};
+use anyhow::{Result, bail};
+use xshell::{Shell, cmd};
+
+pub fn run(shell: &Shell, tools: &Tools) -> Result<()> {
+    cmd!(shell, "cargo fmt --all --check").run()?;
+    kernels(shell, tools)?;
+    // A software Vulkan device is enough to check the GPU engine; a real one is used where there is one.
+    if !has(shell, "vulkaninfo") && has(shell, "apt-get") {
+        tools.debian_packages(shell, &["libvulkan1", "mesa-vulkan-drivers"])?;
+    }
+    cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    cmd!(shell, "cargo test --workspace").run()?;
+    crate::dist(shell, tools)?;
+    cmd!(shell, "npx --no-install tsc --noEmit").run()?;
+    let chromium = tools.chromium(shell)?;
+    let _chromium = shell.push_env("CHROMIUM", chromium);
+    cmd!(shell, "npx --no-install playwright test").run()?;
+    Ok(())
+}
+
+/// Each WGSL kernel through the two reference validators, where they are installed.
+fn kernels(shell: &Shell, tools: &Tools) -> Result<()> {
+    let folder = tools.root().join("src/engine/gpu/kernels");
+    let mut files = shell.read_dir(&folder)?;
+    files.retain(|file| file.extension().is_some_and(|e| e == "wgsl"));
+    if files.is_empty() {
+        bail!("no kernels in {}", folder.display());
+    }
+    for validator in ["naga", "tint"] {
+        if !has(shell, validator) {
+            println!("skipped: {validator} is not installed, so it validated no kernel (wgpu's own naga still does, in the tests)");
+            continue;
+        }
+        for file in &files {
+            match validator {
+                "naga" => cmd!(shell, "naga {file}").quiet().ignore_stdout().run()?,
+                _ => cmd!(shell, "tint --format wgsl -o /dev/null {file}").quiet().ignore_stdout().run()?,
+            }
+        }
+        println!("{validator}: {} kernels valid", files.len());
+    }
+    Ok(())
+}
