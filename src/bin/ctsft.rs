@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use ctsft_lab::engine::cpu::Cpu;
+use ctsft_lab::engine::gpu::Gpu;
 use ctsft_lab::engine::{Backend, Engine};
 use ctsft_lab::experiment::verify::{self, Golden, Outcome, Report};
 use ctsft_lab::model::{Checkpoint, ModelFile};
@@ -94,7 +95,7 @@ fn verify(golden: &[PathBuf], engine: EngineChoice, model: Option<&Path>, json: 
         };
         let report = match engine {
             EngineChoice::Cpu => pollster::block_on(check(Cpu, &mut checkpoint, &values, thorough))?,
-            EngineChoice::Gpu => bail!("no gpu"),
+            EngineChoice::Gpu => pollster::block_on(async { check(Gpu::open(None).await?, &mut checkpoint, &values, thorough).await })?,
         };
         failed |= report.failed() > 0;
         if json {

@@ -1,0 +1,119 @@
+//! GPU buffers, recycled: a dropped tensor's buffer serves the next one of its size class.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+/// Room for the parameters of one submission's dispatches.
+pub const PARAMETER_BYTES: u64 = 1 << 17;
+
+/// A buffer; when the last handle drops it goes back to the arena.
+#[derive(Clone)]
+pub struct Buffer(Rc<Owned>);
+
+struct Owned {
+    raw: wgpu::Buffer,
+    home: Weak<Pool>,
+}
+
+impl Buffer {
+    pub fn raw(&self) -> &wgpu::Buffer {
+        &self.0.raw
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(pool) = self.home.upgrade() {
+            pool.give_back(self.raw.clone());
+        }
+    }
+}
+
+/// All buffers of a device.
+#[derive(Default)]
+pub struct Arena {
+    pool: Rc<Pool>,
+    parameters: OnceCell<wgpu::Buffer>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: RefCell<HashMap<u64, Vec<wgpu::Buffer>>>,
+    idle_bytes: Cell<u64>,
+    bytes: Cell<u64>,
+    peak: Cell<u64>,
+}
+
+/// Idle buffers beyond this are destroyed.
+const MAX_IDLE_BYTES: u64 = 1 << 30;
+
+impl Pool {
+    fn give_back(&self, raw: wgpu::Buffer) {
+        let size = raw.size();
+        if self.idle_bytes.get() + size > MAX_IDLE_BYTES {
+            // Recorded work may still use it: dropping the handle lets wgpu free it afterwards.
+            self.bytes.set(self.bytes.get() - size);
+            return;
+        }
+        self.idle_bytes.set(self.idle_bytes.get() + size);
+        self.idle.borrow_mut().entry(size).or_default().push(raw);
+    }
+
+    fn count(&self, size: u64) {
+        self.bytes.set(self.bytes.get() + size);
+        self.peak.set(self.peak.get().max(self.bytes.get()));
+    }
+}
+
+impl Arena {
+    /// A buffer of at least `bytes`, recycled where one is idle. Work is recorded in order, so a recycled buffer is
+    /// overwritten only after its former readers.
+    pub fn take(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
+        let size = size_class(bytes);
+        let recycled = self.pool.idle.borrow_mut().get_mut(&size).and_then(Vec::pop);
+        match recycled {
+            Some(raw) => {
+                self.pool.idle_bytes.set(self.pool.idle_bytes.get() - size);
+                Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool) }))
+            }
+            None => self.create(device, size),
+        }
+    }
+
+    /// A buffer that no recorded work uses.
+    pub fn fresh(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
+        self.create(device, bytes.next_multiple_of(4).max(4))
+    }
+
+    fn create(&self, device: &wgpu::Device, size: u64) -> Buffer {
+        self.pool.count(size);
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let raw = device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+        Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool) }))
+    }
+
+    /// The uniform buffer that holds a submission's parameters.
+    pub fn parameters(&self, device: &wgpu::Device) -> wgpu::Buffer {
+        let create = || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("parameters"),
+                size: PARAMETER_BYTES,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
+        self.parameters.get_or_init(create).clone()
+    }
+
+    /// Most bytes that tensors held at once, idle buffers included.
+    pub fn peak_bytes(&self) -> u64 {
+        self.pool.peak.get()
+    }
+}
+
+/// Sizes rounded up to an eighth of their power of two, so that batches of similar length share buffers.
+fn size_class(bytes: u64) -> u64 {
+    let step = (bytes.max(1).next_power_of_two() / 16).max(256);
+    bytes.max(1).next_multiple_of(step)
+}

@@ -1,0 +1,207 @@
+//! The adapter, the device, and the queue of recorded work.
+
+use super::buffers::{Arena, Buffer};
+use super::kernels::{Kernel, Pipeline};
+use crate::engine::{EngineError, Result};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// Recorded work is handed to the device after this many commands, so that it runs while more is recorded.
+const SUBMIT_AFTER: usize = 256;
+
+/// One recorded command.
+enum Command {
+    Dispatch { pipeline: wgpu::ComputePipeline, bindings: wgpu::BindGroup, parameters: u32, groups: [u32; 2] },
+    Clear(wgpu::Buffer),
+}
+
+/// An opened GPU.
+pub struct Device {
+    pub device: wgpu::Device,
+    queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub limits: wgpu::Limits,
+    pub arena: Arena,
+    pipelines: RefCell<HashMap<Kernel, Pipeline>>,
+    recorded: RefCell<Recorded>,
+    /// The first error the device reported outside a call.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    commands: Vec<Command>,
+    parameters: Vec<u8>,
+}
+
+impl Device {
+    /// Opens an adapter: the one whose name contains `wanted`, or the platform's choice.
+    ///
+    /// # Errors
+    /// No adapter, no such adapter, or one that refuses a device.
+    pub async fn open(wanted: Option<&str>) -> Result<Self> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let none = |problem: String| EngineError::NoGpu(problem);
+        let adapter = match wanted {
+            Some(wanted) => {
+                let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+                let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+                let matching = |a: &wgpu::Adapter| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase());
+                adapters.into_iter().find(matching).ok_or_else(|| none(format!("no adapter is named `{wanted}`; there are: {}", names.join(", "))))?
+            }
+            None => {
+                let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+                instance.request_adapter(&options).await.map_err(|e| none(e.to_string()))?
+            }
+        };
+        let offered = adapter.limits();
+        // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
+        let limits = wgpu::Limits {
+            max_buffer_size: offered.max_buffer_size,
+            max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
+            ..wgpu::Limits::default()
+        };
+        let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| none(e.to_string()))?;
+        let failure = Arc::new(Mutex::new(None));
+        let note = |failure: &Arc<Mutex<Option<String>>>, text: String| {
+            if let Ok(mut slot) = failure.lock() {
+                slot.get_or_insert(text);
+            }
+        };
+        let on_error = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error| note(&on_error, error.to_string())));
+        let on_loss = failure.clone();
+        device.set_device_lost_callback(move |reason, message| note(&on_loss, format!("the device was lost ({reason:?}): {message}")));
+        Ok(Self { arena: Arena::default(), info: adapter.get_info(), limits, pipelines: RefCell::default(), recorded: RefCell::default(), failure, device, queue })
+    }
+
+    /// Whether the adapter computes in software.
+    pub fn is_software(&self) -> bool {
+        let name = self.info.name.to_lowercase();
+        self.info.device_type == wgpu::DeviceType::Cpu || name.contains("swiftshader") || name.contains("llvmpipe")
+    }
+
+    /// A buffer of `words` 4-byte words, contents undefined.
+    pub fn allocate(&self, words: usize) -> Result<Buffer> {
+        let bytes = words as u64 * 4;
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        if bytes > limit {
+            return Err(EngineError::TooLarge { what: format!("a tensor of {words} values"), needed: bytes, limit });
+        }
+        Ok(self.arena.take(&self.device, bytes))
+    }
+
+    /// A buffer filled with zeros.
+    pub fn zeros(&self, words: usize) -> Result<Buffer> {
+        let buffer = self.allocate(words)?;
+        self.recorded.borrow_mut().commands.push(Command::Clear(buffer.raw().clone()));
+        Ok(buffer)
+    }
+
+    /// A buffer holding `data`. It is a new one: a recycled one may still be read by recorded work.
+    pub fn upload(&self, data: &[u8]) -> Result<Buffer> {
+        let bytes = data.len() as u64;
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        if bytes > limit {
+            return Err(EngineError::TooLarge { what: format!("a tensor of {} values", bytes / 4), needed: bytes, limit });
+        }
+        let buffer = self.arena.fresh(&self.device, bytes);
+        self.queue.write_buffer(buffer.raw(), 0, data);
+        Ok(buffer)
+    }
+
+    /// Records one run of a kernel. `parameters` are its `Params`, `groups` its workgroups.
+    pub fn dispatch(&self, kernel: Kernel, parameters: &[u32], buffers: &[&Buffer], groups: [u32; 2]) {
+        let mut pipelines = self.pipelines.borrow_mut();
+        let pipeline = pipelines.entry(kernel).or_insert_with(|| Pipeline::new(&self.device, kernel));
+        let mut recorded = self.recorded.borrow_mut();
+        let offset = recorded.parameters.len() as u32;
+        recorded.parameters.extend_from_slice(bytemuck::cast_slice(parameters));
+        let aligned = recorded.parameters.len().next_multiple_of(self.limits.min_uniform_buffer_offset_alignment as usize);
+        recorded.parameters.resize(aligned, 0);
+        let bindings = pipeline.bind(&self.device, self.arena.parameters(&self.device), buffers);
+        recorded.commands.push(Command::Dispatch { pipeline: pipeline.pipeline.clone(), bindings, parameters: offset, groups });
+        let full = recorded.commands.len() >= SUBMIT_AFTER || recorded.parameters.len() + 512 > super::buffers::PARAMETER_BYTES as usize;
+        drop(recorded);
+        drop(pipelines);
+        if full {
+            self.submit();
+        }
+    }
+
+    /// Hands the recorded work to the device: one submission, one pass between clears.
+    pub fn submit(&self) {
+        let recorded = std::mem::take(&mut *self.recorded.borrow_mut());
+        if recorded.commands.is_empty() {
+            return;
+        }
+        if !recorded.parameters.is_empty() {
+            self.queue.write_buffer(&self.arena.parameters(&self.device), 0, &recorded.parameters);
+        }
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut commands = recorded.commands.into_iter().peekable();
+        while let Some(command) = commands.next() {
+            match command {
+                Command::Clear(buffer) => encoder.clear_buffer(&buffer, 0, None),
+                Command::Dispatch { .. } => {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    let mut next = Some(command);
+                    while let Some(Command::Dispatch { pipeline, bindings, parameters, groups }) = next {
+                        pass.set_pipeline(&pipeline);
+                        pass.set_bind_group(0, &bindings, &[parameters]);
+                        pass.dispatch_workgroups(groups[0], groups[1], 1);
+                        next = commands.next_if(|c| matches!(c, Command::Dispatch { .. }));
+                    }
+                }
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Waits for all recorded work and copies the buffers' first `words` words out.
+    pub async fn read(&self, buffers: &[(&Buffer, usize)]) -> Result<Vec<Vec<f32>>> {
+        self.submit();
+        let total: u64 = buffers.iter().map(|(_, words)| *words as u64 * 4).sum();
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: total.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut at = 0;
+        for (buffer, words) in buffers {
+            let bytes = *words as u64 * 4;
+            encoder.copy_buffer_to_buffer(buffer.raw(), 0, &staging, at, bytes);
+            at += bytes;
+        }
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only when nobody wants the values any more.
+            let _ = sender.send(result);
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| EngineError::Gpu(e.to_string()))?;
+        let mapped = receiver.await;
+        if let Some(problem) = self.failure.lock().ok().and_then(|mut f| f.take()) {
+            return Err(EngineError::Gpu(problem));
+        }
+        match mapped {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(EngineError::Gpu(error.to_string())),
+            Err(_) => return Err(EngineError::Gpu("the device stopped answering".into())),
+        }
+        let view = staging.get_mapped_range(..).map_err(|e| EngineError::Gpu(e.to_string()))?;
+        let mut values: &[f32] = bytemuck::cast_slice(&view);
+        let mut out = Vec::with_capacity(buffers.len());
+        for (_, words) in buffers {
+            let (own, rest) = values.split_at(*words);
+            out.push(own.to_vec());
+            values = rest;
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,21 @@
+// out [1, cols] = Σ over rows of dy ⊙ x · r. One thread a column.
+struct Params {
+  rows: u32,
+  cols: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> r: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+  let i = id.x + id.y * groups.x * 64u;
+  if i >= p.cols { return; }
+  var sum = 0.0;
+  for (var row = 0u; row < p.rows; row++) {
+    sum += dy[row * p.cols + i] * x[row * p.cols + i] * r[row];
+  }
+  out[i] = sum;
+}
