@@ -58,6 +58,8 @@ pub struct AnswerRows {
     pub label_logits: Vec<Vec<f32>>,
     /// `[B]`: `−log p(verbalizer of the label)` over the whole vocabulary.
     pub losses: Vec<f32>,
+    /// `[L+1][B·D]`: residuals entering each layer and leaving the last; empty where not asked for.
+    pub residuals: Vec<Vec<f32>>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -146,22 +148,31 @@ impl<B: Backend> Engine<B> {
         Ok(logits.chunks(verbalizer.len()).map(<[f32]>::to_vec).collect())
     }
 
-    /// Label logits and full-vocabulary losses at the answer positions.
+    /// Label logits and full-vocabulary losses at the answer positions, and the residuals there if asked for.
     ///
     /// # Errors
     /// A device failure.
-    pub async fn answers(&self, batch: &Batch, verbalizer: &[u32]) -> Result<AnswerRows> {
+    pub async fn answers(&self, batch: &Batch, verbalizer: &[u32], with_residuals: bool) -> Result<AnswerRows> {
         let b = &self.backend;
         let packed = self.pack(batch)?;
-        let hidden = self.forward(&packed, None, false, |_, _| Ok(()))?.hidden;
-        let label_logits = self.label_logits(&hidden, verbalizer)?;
-        let unembedding = self.weight(self.config.unembedding())?;
-        let logits = self.linear(&hidden, unembedding, None, None)?;
+        let mut wanted = Vec::new();
+        let activations = self.forward(&packed, None, false, |_, layer| {
+            if with_residuals {
+                wanted.push(b.gather_rows(&layer.x, &packed.answers)?);
+            }
+            Ok(())
+        })?;
+        if with_residuals {
+            wanted.push(activations.answer);
+        }
+        wanted.push(self.label_logits(&activations.hidden, verbalizer)?);
+        let logits = self.linear(&activations.hidden, self.weight(self.config.unembedding())?, None, None)?;
         let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| verbalizer[y]).collect()))?;
-        let (losses, _) = b.cross_entropy(&logits, &targets)?;
-        let [label_logits, losses] = read_two(b, &label_logits, &losses).await?;
-        let label_logits = label_logits.chunks(verbalizer.len()).map(<[f32]>::to_vec).collect();
-        Ok(AnswerRows { label_logits, losses })
+        wanted.push(b.cross_entropy(&logits, &targets)?.0);
+        let mut residuals = b.read(&wanted.iter().collect::<Vec<_>>()).await?;
+        let losses = residuals.pop().unwrap_or_default();
+        let label_logits = residuals.pop().unwrap_or_default().chunks(verbalizer.len()).map(<[f32]>::to_vec).collect();
+        Ok(AnswerRows { label_logits, losses, residuals })
     }
 
     /// Logits of the whole vocabulary at the answer positions, `[B·V]`.
@@ -174,28 +185,6 @@ impl<B: Backend> Engine<B> {
         let logits = self.linear(&hidden, self.weight(self.config.unembedding())?, None, None)?;
         Ok(self.backend.read(&[&logits]).await?.swap_remove(0))
     }
-
-    /// Residuals at the answer positions, entering each layer and leaving the last: `[L+1][B·D]`.
-    ///
-    /// # Errors
-    /// A device failure.
-    pub async fn answer_residuals(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let packed = self.pack(batch)?;
-        let mut residuals = Vec::new();
-        let last = self.forward(&packed, None, false, |_, layer| {
-            residuals.push(self.backend.gather_rows(&layer.x, &packed.answers)?);
-            Ok(())
-        })?;
-        residuals.push(last.answer);
-        self.backend.read(&residuals.iter().collect::<Vec<_>>()).await
-    }
-}
-
-pub(super) async fn read_two<B: Backend>(backend: &B, a: &B::Tensor, b: &B::Tensor) -> Result<[Vec<f32>; 2]> {
-    let mut both = backend.read(&[a, b]).await?;
-    let second = both.pop().unwrap_or_default();
-    let first = both.pop().unwrap_or_default();
-    Ok([first, second])
 }
 
 /// Cosines and sines of `position · θ^(−2i/d)`: angles in f64, rounded to f32 as the reference rounds them.

@@ -1,3 +1,12 @@
 //! Recipe in, record out; and the check of an engine against golden values.
 
+mod recipe;
+mod record;
+mod runner;
 pub mod verify;
+
+pub use recipe::{Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};
+pub use record::{
+    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary, Record, SetSummary, Sets, StageTime, Warning,
+};
+pub use runner::{Prepared, PreparedSet, Progress, RunError, RunObserver, Stage, Tables, prepare, run};

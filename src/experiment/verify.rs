@@ -318,7 +318,7 @@ impl<B: Backend> Run<'_, B> {
         let batch = self.batch(&self.everything())?;
         let logits = self.engine.vocabulary_logits(&batch).await?;
         self.tensor("answer_logits", &logits);
-        let answers = self.engine.answers(&batch, &golden.pool.verbalizer).await?;
+        let answers = self.engine.answers(&batch, &golden.pool.verbalizer, false).await?;
         let mean = answers.losses.iter().map(|x| f64::from(*x)).sum::<f64>() / answers.losses.len() as f64;
         self.compare("loss_vocab (forward)", &[mean], &[expected.loss_vocab]);
         self.compare("example_weights", &golden.pool.weights(), &expected.example_weights);
@@ -358,15 +358,14 @@ impl<B: Backend> Run<'_, B> {
 
     async fn first_iteration(&mut self, means: &HeadMeans<B::Tensor>, depth: Depth) -> Result<(), VerifyError> {
         let golden = self.golden;
-        for (name, (shape, expected)) in &golden.tensors {
+        for (name, (_, expected)) in &golden.tensors {
             let parts: Vec<&str> = name.split('.').collect();
-            let (method, positions, score, per_example) = match parts.as_slice() {
-                ["it0", rules, positions, score] => (self.method(rules, score), *positions, *score, false),
-                ["it0", rules, positions, score, "per_example"] => (self.method(rules, score), *positions, *score, true),
-                ["adjoint", act, positions, "it0"] => (gate_rule(act).map(Method::Reverse), *positions, "projection", false),
-                ["adjoint", act, positions, "it0", "per_example"] => (gate_rule(act).map(Method::Reverse), *positions, "projection", true),
+            let (method, positions, score) = match parts.as_slice() {
+                ["it0", rules, positions, score] => (self.method(rules, score), *positions, *score),
+                ["adjoint", act, positions, "it0"] => (gate_rule(act).map(Method::Reverse), *positions, "projection"),
                 _ => continue,
             };
+            let single = format!("{name}.per_example");
             let (Some(method), Some(score)) = (method, score_of(score)) else {
                 self.skip(name, "the engine has no such rule set");
                 continue;
@@ -379,18 +378,20 @@ impl<B: Backend> Run<'_, B> {
             // A real model's sweeps are checked on single examples.
             let limit = if golden.expected.is_none() && matches!(method, Method::Sweep(_)) { depth.sweep_examples } else { usize::MAX };
             let taken = golden.pool.prompts.len().min(limit);
-            if !per_example && taken < golden.pool.prompts.len() {
-                self.skip(name, &format!("the pool's mean needs all {} examples swept; its first {taken} are checked one by one (--thorough sweeps all)", golden.pool.prompts.len()));
-                continue;
-            }
             let pool = Pool { prompts: golden.pool.prompts[..taken].to_vec(), positions, ..golden.pool.clone() };
             match circuit::relevance(self.engine, &pool, means, method, score, Target::Output, &Unwatched).await {
-                Ok(found) if per_example => self.compare(name, &found.per_example.concat(), &expected[..taken * heads]),
-                Ok(found) => self.compare(name, &found.mean, expected),
+                Ok(found) => {
+                    if let Some((_, values)) = golden.tensors.get(&single) {
+                        self.compare(&single, &found.per_example.concat(), &values[..taken * heads]);
+                    }
+                    match taken == golden.pool.prompts.len() {
+                        true => self.compare(name, &found.mean, expected),
+                        false => self.skip(name, &format!("the mean needs all {} examples swept (--thorough does); the first {taken} are checked one by one", golden.pool.prompts.len())),
+                    }
+                }
                 Err(EngineError::RuleUnavailable(device)) => self.skip(name, &format!("{device} has no decomposed forward pass")),
                 Err(other) => return Err(other.into()),
             }
-            debug_assert_eq!(shape.iter().product::<usize>(), expected.len());
         }
         let name = "adjoint.tangent.all.it1.direct";
         if let (Some((_, expected)), Some(scalars)) = (golden.tensors.get(name), &golden.expected)
@@ -588,8 +589,7 @@ impl<B: Backend> Run<'_, B> {
         let original = engine.snapshot(&slices)?;
         let before = self.parameters(&slices).await?;
         let whole = self.batch(&self.everything())?;
-        let logits_before = engine.answers(&whole, &golden.pool.verbalizer).await?.label_logits;
-        let residuals_before = engine.answer_residuals(&whole).await?;
+        let start = engine.answers(&whole, &golden.pool.verbalizer, true).await?;
 
         let masked = head_slices(&engine.config, &head_set(&expected.train.circuit), KvRule::Any, NormRule::All);
         let (losses, after) = self.train(masked.clone(), &expected.train).await?;
@@ -610,10 +610,9 @@ impl<B: Backend> Run<'_, B> {
             }
         }
         self.exact("untrained weights bit-identical", changed_outside.is_empty(), || format!("changed outside the mask: {}", changed_outside.join(", ")));
-        let logits_after = engine.answers(&whole, &golden.pool.verbalizer).await?.label_logits;
-        self.compare("kl_before_after", &[kl_divergence(&logits_before, &logits_after)], &[expected.kl_before_after]);
-        let residuals_after = engine.answer_residuals(&whole).await?;
-        let cka: Vec<f64> = residuals_before.iter().zip(&residuals_after).map(|(x, y)| linear_cka(x, y, whole.labels.len())).collect();
+        let end = engine.answers(&whole, &golden.pool.verbalizer, true).await?;
+        self.compare("kl_before_after", &[kl_divergence(&start.label_logits, &end.label_logits)], &[expected.kl_before_after]);
+        let cka: Vec<f64> = start.residuals.iter().zip(&end.residuals).map(|(x, y)| linear_cka(x, y, whole.labels.len())).collect();
         let wanted: Vec<f64> = expected.cka_per_layer.iter().map(|x| x.unwrap_or(f64::NAN)).collect();
         self.compare("cka_per_layer", &cka, &wanted);
 
@@ -647,7 +646,7 @@ impl<B: Backend> Run<'_, B> {
             losses.push(mean(self.engine.backend.read(&[&loss]).await?.swap_remove(0)));
         }
         let whole = self.batch(&self.everything())?;
-        let after = mean(self.engine.answers(&whole, &self.golden.pool.verbalizer).await?.losses);
+        let after = mean(self.engine.answers(&whole, &self.golden.pool.verbalizer, false).await?.losses);
         Ok((losses, after))
     }
 }

@@ -1,0 +1,80 @@
+//! Seeded, stratified subsets.
+
+use super::{DataError, Dataset, Example};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// How many of each label a subset gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The same number of each label, as far as there are enough.
+    Equal,
+    /// As in the whole set.
+    Proportional,
+}
+
+/// A stratified subset of `n` examples, in the order of their rows; all of them for `n` = 0.
+///
+/// # Errors
+/// Fewer than `n` examples.
+pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Result<Vec<Example>, DataError> {
+    let available = set.examples.len();
+    if n > available {
+        return Err(DataError::TooFewRows { file: set.file.clone(), wanted: n, available });
+    }
+    if n == 0 || n == available {
+        return Ok(set.examples.clone());
+    }
+    let mut by_label = shuffled_by_label(set, seed);
+    let total = |groups: &[Vec<&Example>]| groups.iter().map(Vec::len).sum::<usize>();
+    let sizes: Vec<usize> = by_label.iter().map(Vec::len).collect();
+    let mut taken = vec![0usize; sizes.len()];
+    // One at a time to the label that is furthest behind its share.
+    for _ in 0..n.min(total(&by_label)) {
+        let share = |y: usize| match balance {
+            Balance::Equal => 1.0,
+            Balance::Proportional => sizes[y] as f64,
+        };
+        let open = (0..sizes.len()).filter(|y| taken[*y] < sizes[*y]);
+        let next = open.min_by(|a, b| ((taken[*a] as f64 + 0.5) / share(*a)).total_cmp(&((taken[*b] as f64 + 0.5) / share(*b))));
+        if let Some(next) = next {
+            taken[next] += 1;
+        }
+    }
+    for (group, taken) in by_label.iter_mut().zip(&taken) {
+        group.truncate(*taken);
+    }
+    let mut chosen: Vec<Example> = by_label.into_iter().flatten().cloned().collect();
+    chosen.sort_by_key(|e| e.row);
+    Ok(chosen)
+}
+
+/// Splits a set into stratified parts whose shares are given; what the shares leave over goes to the last part.
+pub fn split(set: &Dataset, shares: &[f64], seed: u64) -> Vec<Vec<Example>> {
+    let mut parts = vec![Vec::new(); shares.len()];
+    for group in shuffled_by_label(set, seed) {
+        let mut start = 0;
+        let mut passed = 0.0;
+        for (i, share) in shares.iter().enumerate() {
+            passed += share;
+            let end = if i + 1 == shares.len() { group.len() } else { (passed * group.len() as f64).round() as usize };
+            parts[i].extend(group[start..end.clamp(start, group.len())].iter().map(|e| (*e).clone()));
+            start = end.clamp(start, group.len());
+        }
+    }
+    for part in &mut parts {
+        part.sort_by_key(|e: &Example| e.row);
+    }
+    parts
+}
+
+fn shuffled_by_label(set: &Dataset, seed: u64) -> Vec<Vec<&Example>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut groups: Vec<Vec<&Example>> = vec![Vec::new(); set.labels.len()];
+    for example in &set.examples {
+        groups[example.label].push(example);
+    }
+    groups.iter_mut().for_each(|group| group.shuffle(&mut rng));
+    groups
+}

@@ -1,0 +1,478 @@
+//! Runs a recipe: data → prompts → competence → circuit → arms → measures → record.
+
+use super::record::{
+    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary, Record, SetSummary, Sets, StageTime, Warning,
+};
+use super::{Recipe, RecipeError, SCHEMA_VERSION};
+use crate::circuit::{self, Expansion, POOR, Pool, Positions, SlotMap};
+use crate::data::{self, Balance, ColumnMapping, DataError, Dataset, EncodedSet, Table, Template};
+use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection};
+use crate::measures::{Accuracy, Evaluation, evaluate, kl_divergence, linear_cka};
+use crate::model::Tokenizer;
+use crate::progress::{Observer, REVERSE_COST, TRAIN_COST};
+use crate::tuning::{Arm, ArmKind, TrainSettings, full_slices, head_slices, train, trained_weights};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use ts_rs::TS;
+use web_time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Source-test rows whose residuals CKA compares.
+const CKA_ROWS: usize = 128;
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// What a run is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export)]
+pub enum Stage {
+    ZeroShot,
+    Competence,
+    CompetentEvaluation,
+    Means,
+    Relevance,
+    Faithfulness,
+    ArmCircuit,
+    ArmNearZero,
+    ArmRandom,
+    ArmFull,
+}
+
+impl Stage {
+    fn of(kind: ArmKind) -> Self {
+        match kind {
+            ArmKind::Circuit => Self::ArmCircuit,
+            ArmKind::NearZero => Self::ArmNearZero,
+            ArmKind::Random => Self::ArmRandom,
+            ArmKind::Full => Self::ArmFull,
+        }
+    }
+}
+
+/// How far a run is. Units are tokens, weighted by cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, TS)]
+#[ts(export)]
+pub struct Progress {
+    pub stage: Stage,
+    pub done: f64,
+    pub total: f64,
+    pub elapsed_seconds: f64,
+    /// Estimated from the work done so far; `None` before there is any.
+    pub remaining_seconds: Option<f64>,
+}
+
+/// Whoever watches a run.
+#[allow(async_fn_in_trait)]
+pub trait RunObserver {
+    /// Returns whether to go on.
+    async fn progress(&self, progress: Progress) -> bool;
+    /// The record as far as it is known.
+    fn found(&self, record: &Record);
+}
+
+/// The four tables as read.
+pub type Tables = Sets<Table>;
+
+/// A set sampled and encoded.
+pub struct PreparedSet {
+    pub prompts: Vec<Prompt>,
+    pub summary: SetSummary,
+}
+
+/// All that a run needs of its data.
+pub struct Prepared {
+    pub sets: Sets<PreparedSet>,
+    pub verbalizer: Vec<u32>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Samples, checks and encodes the tables.
+///
+/// # Errors
+/// Whatever is wrong with the recipe, a table, the template or the answer words.
+pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Result<Prepared, RunError> {
+    recipe.check()?;
+    let template = Template::parse(&recipe.template)?;
+    let set = |table: &Table, columns: &Option<ColumnMapping>| -> Result<Dataset, DataError> {
+        let mapping = columns.clone().map_or_else(|| data::guess_mapping(table), Ok)?;
+        Dataset::new(table, &mapping, &recipe.labels)
+    };
+    let datasets = Sets {
+        source_train: set(&tables.source_train, &recipe.source_columns)?,
+        source_test: set(&tables.source_test, &recipe.source_columns)?,
+        target_train: set(&tables.target_train, &recipe.target_columns)?,
+        target_test: set(&tables.target_test, &recipe.target_columns)?,
+    };
+    let mut warnings = Vec::new();
+    for (train, test) in [(&datasets.source_train, &datasets.source_test), (&datasets.target_train, &datasets.target_test), (&datasets.source_train, &datasets.target_test), (&datasets.target_train, &datasets.source_test)] {
+        let crossings = data::crossings(train, test);
+        if let Some(example) = crossings.first().cloned() {
+            warnings.push(Warning::Crossing { rows: crossings.len(), example });
+        }
+    }
+    let mut verbalizer: Option<data::Verbalizer> = None;
+    let mut encode = |name: &str, dataset: &Dataset, n: usize, balance: Balance| -> Result<PreparedSet, RunError> {
+        // A test set smaller than asked for is used whole; a training set must be what the recipe says.
+        let n = if balance == Balance::Proportional { n.min(dataset.examples.len()) } else { n };
+        let sample = data::sample(dataset, n, balance, recipe.seed)?;
+        let EncodedSet { prompts, verbalizer: found, cut_rows } = data::encode(&sample, &template, &recipe.words, recipe.labels.len(), tokenizer, recipe.max_tokens)?;
+        if verbalizer.get_or_insert_with(|| found.clone()).tokens != found.tokens {
+            return Err(DataError::WordMergesWithPrompt { word: recipe.words.join(", "), hint: " (the words are other tokens in another set)".into() }.into());
+        }
+        if !cut_rows.is_empty() {
+            warnings.push(Warning::Cut { set: name.into(), rows: cut_rows.len() });
+        }
+        let tokens: usize = prompts.iter().map(|p| p.tokens.len()).sum();
+        let summary = SetSummary {
+            report: dataset.report.clone(),
+            used: prompts.len(),
+            label_counts: (0..recipe.labels.len()).map(|y| prompts.iter().filter(|p| p.label == y).count()).collect(),
+            mean_tokens: tokens as f64 / prompts.len() as f64,
+            longest_tokens: prompts.iter().map(|p| p.tokens.len()).max().unwrap_or(0),
+            cut_rows,
+        };
+        Ok(PreparedSet { prompts, summary })
+    };
+    let sets = Sets {
+        source_train: encode("source train", &datasets.source_train, recipe.sizes.source_train, Balance::Equal)?,
+        source_test: encode("source test", &datasets.source_test, recipe.sizes.test, Balance::Proportional)?,
+        target_train: encode("target train", &datasets.target_train, recipe.sizes.target_train, Balance::Equal)?,
+        target_test: encode("target test", &datasets.target_test, recipe.sizes.test, Balance::Proportional)?,
+    };
+    let verbalizer = verbalizer.map_or_else(Vec::new, |v| v.tokens);
+    Ok(Prepared { sets, verbalizer, warnings })
+}
+
+/// The first `n` prompts that keep the labels balanced; all for 0.
+fn balanced_prompts(prompts: &[Prompt], labels: usize, n: usize) -> Vec<Prompt> {
+    if n == 0 || n >= prompts.len() {
+        return prompts.to_vec();
+    }
+    let mut groups: Vec<std::vec::IntoIter<&Prompt>> = (0..labels).map(|y| prompts.iter().filter(|p| p.label == y).collect::<Vec<_>>().into_iter()).collect();
+    let mut chosen = Vec::new();
+    while chosen.len() < n {
+        for group in &mut groups {
+            chosen.extend(group.next().filter(|_| chosen.len() < n).cloned());
+        }
+    }
+    chosen
+}
+
+/// Counts the work done and passes it on as progress.
+struct Meter<'a, O> {
+    watcher: &'a O,
+    stage: Cell<Stage>,
+    done: Cell<f64>,
+    total: f64,
+    started: Instant,
+    stage_started: Cell<Instant>,
+    times: RefCell<Vec<StageTime>>,
+}
+
+impl<O: RunObserver> Meter<'_, O> {
+    fn enter(&self, stage: Stage) {
+        self.leave();
+        self.stage.set(stage);
+    }
+
+    /// Books the time of the stage that ends.
+    fn leave(&self) {
+        let now = Instant::now();
+        let seconds = now.duration_since(self.stage_started.replace(now)).as_secs_f64();
+        let name = format!("{:?}", self.stage.get());
+        let mut times = self.times.borrow_mut();
+        match times.last_mut() {
+            Some(last) if last.stage == name => last.seconds += seconds,
+            _ => times.push(StageTime { stage: name, seconds }),
+        }
+    }
+}
+
+impl<O: RunObserver> Observer for Meter<'_, O> {
+    async fn advance(&self, weighted_tokens: f64) -> bool {
+        self.done.set(self.done.get() + weighted_tokens);
+        let (done, elapsed) = (self.done.get(), self.started.elapsed().as_secs_f64());
+        let remaining_seconds = (done > 0.0).then(|| elapsed * (self.total - done).max(0.0) / done);
+        self.watcher.progress(Progress { stage: self.stage.get(), done, total: self.total, elapsed_seconds: elapsed, remaining_seconds }).await
+    }
+}
+
+/// The work a recipe takes, in weighted tokens.
+fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prepared) -> f64 {
+    let tokens = |set: &PreparedSet| set.prompts.iter().map(|p| p.tokens.len()).sum::<usize>() as f64;
+    let sets = &prepared.sets;
+    let share = |n: usize, set: &PreparedSet| tokens(set) * if n == 0 { 1.0 } else { (n as f64 / set.prompts.len() as f64).min(1.0) };
+    let pool = share(recipe.sizes.pool, &sets.source_train);
+    let test = tokens(&sets.source_test) + tokens(&sets.target_test);
+    let relevance_cost = match recipe.rule.method() {
+        Method::Reverse(_) => REVERSE_COST,
+        Method::Sweep(_) => circuit::sweep_cost(engine),
+    };
+    let depths = recipe.depth as f64 + 1.0;
+    let faithfulness = share(recipe.sizes.faithfulness, &sets.source_test) * (2.0 + depths * (1.0 + recipe.random_circuits as f64));
+    let training = |settings: &TrainSettings, set: &PreparedSet| TRAIN_COST * settings.epochs as f64 * tokens(set);
+    let arm = |kind: &ArmKind| match kind {
+        ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
+        ArmKind::Random => recipe.random_arms as f64 * (training(&recipe.masked, &sets.target_train) + test),
+        _ => training(&recipe.masked, &sets.target_train) + test,
+    };
+    test + training(&recipe.competence, &sets.source_train) + test + pool * (1.0 + depths * relevance_cost) + faithfulness + recipe.arms.iter().map(arm).sum::<f64>()
+}
+
+/// Runs a recipe on a freshly loaded model. The engine is left on the competent checkpoint.
+///
+/// # Errors
+/// Whatever is wrong with recipe or data, a device failure, or cancellation; what was found until then went to the
+/// observer.
+pub async fn run<B: Backend>(engine: &Engine<B>, model: ModelSummary, prepared: &Prepared, recipe: &Recipe, watcher: &impl RunObserver) -> Result<Record, RunError> {
+    let sets = &prepared.sets;
+    let now = Instant::now();
+    let meter = Meter {
+        watcher,
+        stage: Cell::new(Stage::ZeroShot),
+        done: Cell::new(0.0),
+        total: planned_work(engine, recipe, prepared),
+        started: now,
+        stage_started: Cell::new(now),
+        times: RefCell::default(),
+    };
+    let mut record = Record {
+        version: SCHEMA_VERSION,
+        program: env!("CARGO_PKG_VERSION").into(),
+        recipe: recipe.clone(),
+        model,
+        device: engine.backend.device(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_millis() as f64),
+        sets: Sets {
+            source_train: sets.source_train.summary.clone(),
+            source_test: sets.source_test.summary.clone(),
+            target_train: sets.target_train.summary.clone(),
+            target_test: sets.target_test.summary.clone(),
+        },
+        answer_tokens: prepared.verbalizer.clone(),
+        zero_shot: None,
+        competence_losses: Vec::new(),
+        competent: None,
+        circuit: None,
+        advice: None,
+        arms: Vec::new(),
+        warnings: prepared.warnings.clone(),
+        times: Vec::new(),
+        finished: false,
+    };
+    let verbalizer = &prepared.verbalizer;
+    let both = async || -> Result<(Evaluation, Evaluation), EngineError> {
+        let source = evaluate(engine, &sets.source_test.prompts, verbalizer, CKA_ROWS, &meter).await?;
+        let target = evaluate(engine, &sets.target_test.prompts, verbalizer, 0, &meter).await?;
+        Ok((source, target))
+    };
+
+    let (source, target) = both().await?;
+    record.zero_shot = Some(Both { source: source.accuracy, target: target.accuracy });
+    watcher.found(&record);
+
+    meter.enter(Stage::Competence);
+    if recipe.competence.epochs > 0 {
+        record.competence_losses = train(engine, &sets.source_train.prompts, verbalizer, full_slices(&engine.config), &recipe.competence, recipe.seed, &meter).await?;
+    }
+    meter.enter(Stage::CompetentEvaluation);
+    let (competent, target) = both().await?;
+    record.warnings.extend(competence_warning(&competent.accuracy, recipe.labels.len()));
+    record.advice = Some(advice(&competent.accuracy, &target.accuracy, recipe.labels.len()));
+    record.competent = Some(Both { source: competent.accuracy.clone(), target: target.accuracy });
+    watcher.found(&record);
+
+    let (circuit_heads, relevance) = discover(engine, prepared, recipe, &meter, &mut record).await?;
+    watcher.found(&record);
+
+    for arm in arms(engine, recipe, &circuit_heads, &relevance) {
+        meter.enter(Stage::of(arm.kind));
+        let started = Instant::now();
+        let (slices, settings) = match arm.kind {
+            ArmKind::Full => (full_slices(&engine.config), &recipe.full),
+            _ => (head_slices(&engine.config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked),
+        };
+        let checkpoint = engine.snapshot(&slices)?;
+        let outcome = async {
+            let losses = train(engine, &sets.target_train.prompts, verbalizer, slices.clone(), settings, arm.seed, &meter).await?;
+            Ok::<_, EngineError>((losses, both().await?))
+        }
+        .await;
+        // Also after a cancelled arm: the engine stays on the competent checkpoint.
+        engine.restore(&checkpoint)?;
+        let (losses, (source, target)) = outcome?;
+        let groups: BTreeSet<(usize, usize)> = arm.heads.iter().map(|h| (h.layer, h.head / engine.config.group())).collect();
+        record.arms.push(ArmRecord {
+            kind: arm.kind,
+            seed: arm.seed,
+            heads: arm.heads.iter().copied().collect(),
+            kv_groups: groups.len(),
+            trained_weights: trained_weights(&slices),
+            losses,
+            forgetting: forgetting(&competent, &source),
+            result: Both { source: source.accuracy, target: target.accuracy },
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        watcher.found(&record);
+    }
+    meter.leave();
+    record.times = meter.times.take();
+    record.finished = true;
+    watcher.found(&record);
+    Ok(record)
+}
+
+/// Means, relevance, expansion, stability and faithfulness on the competent checkpoint. Returns the circuit and the
+/// iteration-0 relevances.
+async fn discover<B: Backend, O: RunObserver>(
+    engine: &Engine<B>,
+    prepared: &Prepared,
+    recipe: &Recipe,
+    meter: &Meter<'_, O>,
+    record: &mut Record,
+) -> Result<(BTreeSet<Head>, Vec<f64>), RunError> {
+    meter.enter(Stage::Means);
+    let labels = recipe.labels.len();
+    let prompts = balanced_prompts(&prepared.sets.source_train.prompts, labels, recipe.sizes.pool);
+    let slots = SlotMap::common(&prompts);
+    let pool = Pool { prompts, verbalizer: prepared.verbalizer.clone(), slots, positions: Positions::All };
+    let means = circuit::means(engine, &pool, meter).await?;
+
+    meter.enter(Stage::Relevance);
+    let how = Expansion {
+        max_depth: recipe.depth,
+        ratio: recipe.ratio,
+        scope: recipe.scope,
+        method: recipe.rule.method(),
+        score: recipe.score.into(),
+        direction: TargetDirection::Direct,
+    };
+    let depths = circuit::expand(engine, &pool, &means, &how, meter).await?;
+    let heads = engine.config.heads;
+    let first = depths.first().map(|d| d.relevance.clone());
+    let stability = first.as_ref().and_then(|r| circuit::split_half(&pool, &r.per_example, heads, recipe.ratio, recipe.seed));
+    if let Some(stability) = stability.filter(|s| s.spearman < POOR) {
+        record.warnings.push(Warning::UnstableRelevance { spearman: stability.spearman });
+    }
+    let non_finite: usize = depths.iter().map(|d| d.relevance.non_finite).sum();
+    if non_finite > 0 {
+        record.warnings.push(Warning::NonFinite { count: non_finite });
+    }
+    let rows = |mean: &[f64]| mean.chunks(heads).map(|row| row.iter().map(|r| r.is_finite().then_some(*r)).collect()).collect();
+    record.circuit = Some(CircuitRecord {
+        pool: pool.prompts.len(),
+        slots,
+        depths: depths.iter().map(|d| DepthRecord { heads: d.heads.clone(), relevance: rows(&d.relevance.mean), non_finite: d.relevance.non_finite }).collect(),
+        stability,
+        faithfulness: None,
+    });
+    meter.watcher.found(record);
+
+    meter.enter(Stage::Faithfulness);
+    let rows: Vec<BTreeSet<Head>> = depths.iter().map(|d| d.heads.iter().copied().collect()).collect();
+    let found = faithfulness_curve(engine, prepared, recipe, &pool, &means, &rows, meter).await?;
+    if let Some(circuit) = &mut record.circuit {
+        circuit.faithfulness = Some(found);
+    }
+    let all = rows.into_iter().flatten().collect();
+    Ok((all, first.map_or_else(Vec::new, |r| r.mean)))
+}
+
+async fn faithfulness_curve<B: Backend>(
+    engine: &Engine<B>,
+    prepared: &Prepared,
+    recipe: &Recipe,
+    discovery: &Pool,
+    means: &HeadMeans<B::Tensor>,
+    depths: &[BTreeSet<Head>],
+    observer: &impl Observer,
+) -> Result<FaithfulnessRecord, RunError> {
+    let c = &engine.config;
+    let prompts = balanced_prompts(&prepared.sets.source_test.prompts, recipe.labels.len(), recipe.sizes.faithfulness);
+    let pool = Pool { prompts, ..discovery.clone() };
+    let everything = HeadSet::all_but(&BTreeSet::new(), c.layers, c.heads).0;
+    let all_heads = circuit::ablation_metrics(engine, &pool, means, &everything, observer).await?;
+    let no_heads = circuit::ablation_metrics(engine, &pool, means, &BTreeSet::new(), observer).await?;
+    let share = |kept: f64| circuit::faithfulness(kept, all_heads.logit_difference, no_heads.logit_difference);
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
+    let (mut rows, mut kept) = (Vec::new(), BTreeSet::new());
+    for (depth, heads) in depths.iter().enumerate() {
+        kept.extend(heads.iter().copied());
+        let metrics = circuit::ablation_metrics(engine, &pool, means, &kept, observer).await?;
+        let mut random = Vec::with_capacity(recipe.random_circuits);
+        for _ in 0..recipe.random_circuits {
+            let control = circuit::random_heads(c.layers, c.heads, kept.len(), &kept, &mut rng).into_iter().collect();
+            random.push(share(circuit::ablation_metrics(engine, &pool, means, &control, observer).await?.logit_difference));
+        }
+        rows.push(FaithfulnessRow { depth, heads: kept.len(), metrics, faithfulness: share(metrics.logit_difference), random });
+    }
+    Ok(FaithfulnessRecord { examples: pool.prompts.len(), all_heads, no_heads, rows })
+}
+
+/// The arms of a recipe with their heads. All see the same examples in the same order but further random arms, whose
+/// seeds differ.
+fn arms<B: Backend>(engine: &Engine<B>, recipe: &Recipe, circuit: &BTreeSet<Head>, relevance: &[f64]) -> Vec<Arm> {
+    let c = &engine.config;
+    let mut arms = Vec::new();
+    for kind in &recipe.arms {
+        let repeats = if *kind == ArmKind::Random { recipe.random_arms } else { 1 };
+        for repeat in 0..repeats as u64 {
+            let seed = recipe.seed + repeat;
+            let heads = match kind {
+                ArmKind::Circuit => circuit.clone(),
+                ArmKind::NearZero => circuit::near_zero(relevance, c.heads, circuit.len(), circuit).into_iter().collect(),
+                ArmKind::Random => circuit::random_heads(c.layers, c.heads, circuit.len(), circuit, &mut ChaCha8Rng::seed_from_u64(seed)).into_iter().collect(),
+                ArmKind::Full => BTreeSet::new(),
+            };
+            arms.push(Arm { kind: *kind, heads, seed });
+        }
+    }
+    arms
+}
+
+fn forgetting(before: &Evaluation, after: &Evaluation) -> Forgetting {
+    let rows = before.residual_rows;
+    let cka = |(x, y): (&Vec<f32>, &Vec<f32>)| Some(linear_cka(x, y, rows)).filter(|c| c.is_finite());
+    Forgetting {
+        accuracy_drop: before.accuracy.accuracy - after.accuracy.accuracy,
+        kl: kl_divergence(&before.label_logits, &after.label_logits),
+        cka: if rows == 0 { Vec::new() } else { before.residuals.iter().zip(&after.residuals).map(cka).collect() },
+        cka_rows: rows,
+    }
+}
+
+/// Accuracy above chance as a share of what is possible.
+fn chance_corrected(accuracy: f64, labels: usize) -> f64 {
+    let chance = 1.0 / labels as f64;
+    (accuracy - chance) / (1.0 - chance)
+}
+
+fn competence_warning(source: &Accuracy, labels: usize) -> Option<Warning> {
+    let weak = chance_corrected(source.accuracy, labels) < 0.2 || source.interval.low <= source.majority;
+    weak.then_some(Warning::NotCompetent { accuracy: source.accuracy, majority: source.majority })
+}
+
+/// METHOD.md §8: edit a weak target, preserve a good one, undecided within 0.05 of the line or below competence.
+fn advice(source: &Accuracy, target: &Accuracy, labels: usize) -> Advice {
+    // Three labels: accuracy 0.5, as in the paper's cases; others: a quarter of the way from chance to 1.
+    let line = if labels == 3 { 0.5 } else { 1.0 / labels as f64 + 0.25 * (1.0 - 1.0 / labels as f64) };
+    if competence_warning(source, labels).is_some() || (target.accuracy - line).abs() < 0.05 {
+        Advice::Undecided
+    } else if target.accuracy < line {
+        Advice::Edit
+    } else {
+        Advice::Preserve
+    }
+}
