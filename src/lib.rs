@@ -13,5 +13,4 @@ pub mod measures;
 pub mod model;
 pub mod progress;
 pub mod tuning;
-#[cfg(target_arch = "wasm32")]
-mod web;
+pub mod web;

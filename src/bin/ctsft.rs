@@ -60,12 +60,14 @@ struct RunFiles {
     model: PathBuf,
     #[arg(long)]
     source_train: PathBuf,
+    /// Left out, a share of the source table is held out.
     #[arg(long)]
-    source_test: PathBuf,
+    source_test: Option<PathBuf>,
     #[arg(long)]
     target_train: PathBuf,
+    /// Left out, a share of the target table is held out.
     #[arg(long)]
-    target_test: PathBuf,
+    target_test: Option<PathBuf>,
     /// Where the record goes.
     #[arg(long)]
     out: PathBuf,
@@ -109,6 +111,9 @@ struct RecipeFlags {
     test_rows: Option<usize>,
     #[arg(long)]
     faithfulness_rows: Option<usize>,
+    /// Share of a single table that is held out.
+    #[arg(long)]
+    test_share: Option<f64>,
     #[arg(long)]
     seed: Option<u64>,
     #[arg(long)]
@@ -208,6 +213,7 @@ impl RecipeFlags {
         set(&mut recipe.sizes.target_train, self.target_train_rows);
         set(&mut recipe.sizes.test, self.test_rows);
         set(&mut recipe.sizes.faithfulness, self.faithfulness_rows);
+        set(&mut recipe.test_share, self.test_share);
         set(&mut recipe.seed, self.seed);
         let trainings = [
             (&mut recipe.competence, self.competence_epochs, self.competence_batch, self.competence_learning_rate),
@@ -359,9 +365,9 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     };
     let tables = Tables {
         source_train: table(&files.source_train)?,
-        source_test: table(&files.source_test)?,
+        source_test: files.source_test.as_deref().map(table).transpose()?,
         target_train: table(&files.target_train)?,
-        target_test: table(&files.target_test)?,
+        target_test: files.target_test.as_deref().map(table).transpose()?,
     };
     let mut checkpoint = open_model(&files.model)?;
     let Some(tokenizer) = &checkpoint.tokenizer else { bail!("{} has no tokenizer.json", files.model.display()) };
@@ -402,6 +408,8 @@ fn write_record(path: &Path, record: &Record) -> Result<()> {
 struct Terminal {
     bar: ProgressBar,
     out: PathBuf,
+    /// Where stderr is no terminal: the stage last named.
+    named: std::cell::Cell<Option<experiment::Stage>>,
 }
 
 impl Terminal {
@@ -410,7 +418,7 @@ impl Terminal {
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent:>3}% {msg}") {
             bar.set_style(style);
         }
-        Self { bar, out }
+        Self { bar, out, named: std::cell::Cell::new(None) }
     }
 }
 
@@ -418,7 +426,11 @@ impl RunObserver for Terminal {
     async fn progress(&self, p: Progress) -> bool {
         self.bar.set_position((1000.0 * p.done / p.total.max(1.0)) as u64);
         let left = p.remaining_seconds.map_or(String::new(), |s| format!(", about {s:.0} s left"));
-        self.bar.set_message(format!("{:?}, {:.0} s{left}", p.stage, p.elapsed_seconds));
+        let message = format!("{:?}, {:.0} s{left}", p.stage, p.elapsed_seconds);
+        if self.bar.is_hidden() && self.named.replace(Some(p.stage)) != Some(p.stage) {
+            eprintln!("{:>3.0}% {message}", 100.0 * p.done / p.total.max(1.0));
+        }
+        self.bar.set_message(message);
         true
     }
 

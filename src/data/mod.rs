@@ -7,7 +7,7 @@ mod table;
 
 pub use dataset::{ColumnMapping, Crossing, DataReport, Dataset, Example, RowProblem, crossings, guess_mapping, label_values};
 pub use prompt::{EncodedSet, Template, Verbalizer, encode};
-pub use sample::{Balance, sample, split};
+pub use sample::{Balance, sample, train_and_test};
 pub use table::{Row, Table, read_table};
 
 use crate::model::ModelError;

@@ -50,23 +50,22 @@ pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Result<Ve
     Ok(chosen)
 }
 
-/// Splits a set into stratified parts whose shares are given; what the shares leave over goes to the last part.
-pub fn split(set: &Dataset, shares: &[f64], seed: u64) -> Vec<Vec<Example>> {
-    let mut parts = vec![Vec::new(); shares.len()];
+/// Splits a set into two, stratified: `test_share` of each label goes to the second.
+pub fn train_and_test(set: &Dataset, test_share: f64, seed: u64) -> (Dataset, Dataset) {
+    let (mut train, mut test) = (Vec::new(), Vec::new());
     for group in shuffled_by_label(set, seed) {
-        let mut start = 0;
-        let mut passed = 0.0;
-        for (i, share) in shares.iter().enumerate() {
-            passed += share;
-            let end = if i + 1 == shares.len() { group.len() } else { (passed * group.len() as f64).round() as usize };
-            parts[i].extend(group[start..end.clamp(start, group.len())].iter().map(|e| (*e).clone()));
-            start = end.clamp(start, group.len());
-        }
+        let (held_out, kept) = group.split_at((test_share * group.len() as f64).round() as usize);
+        test.extend(held_out.iter().copied().cloned());
+        train.extend(kept.iter().copied().cloned());
     }
-    for part in &mut parts {
-        part.sort_by_key(|e: &Example| e.row);
-    }
-    parts
+    let part = |mut examples: Vec<Example>| {
+        examples.sort_by_key(|e| e.row);
+        let mut part = Dataset { examples, ..set.clone() };
+        part.report.used = part.examples.len();
+        part.report.label_counts = (0..set.labels.len()).map(|y| part.examples.iter().filter(|e| e.label == y).count()).collect();
+        part
+    };
+    (part(train), part(test))
 }
 
 fn shuffled_by_label(set: &Dataset, seed: u64) -> Vec<Vec<&Example>> {

@@ -87,6 +87,8 @@ pub struct Recipe {
     /// Longest prompt in tokens; texts are cut to fit.
     pub max_tokens: usize,
     pub sizes: Sizes,
+    /// Share of a single table that becomes its test set, where no test table is given.
+    pub test_share: f64,
     /// Decides sampling, order and random heads.
     #[ts(type = "number")]
     pub seed: u64,
@@ -123,6 +125,7 @@ impl Default for Recipe {
             target_columns: None,
             max_tokens: 256,
             sizes: Sizes { source_train: 96, pool: 24, target_train: 48, test: 100, faithfulness: 24 },
+            test_share: 0.4,
             seed: 1,
             competence: train(3, 2e-5),
             rule: RuleSet::Linear,
@@ -169,6 +172,9 @@ impl Recipe {
         }
         if !(self.ratio > 0.0 && self.ratio <= 1.0) {
             return bad("ratio", format!("{} is not a share between 0 and 1", self.ratio));
+        }
+        if !(self.test_share > 0.0 && self.test_share < 1.0) {
+            return bad("test_share", format!("{} is not a share between 0 and 1", self.test_share));
         }
         if self.score == ScoreKind::Magnitude && self.rule == RuleSet::Linear {
             return bad("score", "`magnitude` does not exist under the rule `linear`; choose `secant` or `projection`".into());

@@ -82,8 +82,13 @@ pub trait RunObserver {
     fn found(&self, record: &Record);
 }
 
-/// The four tables as read.
-pub type Tables = Sets<Table>;
+/// The tables as read. A language with no test table has its one table split by the recipe's seed.
+pub struct Tables {
+    pub source_train: Table,
+    pub source_test: Option<Table>,
+    pub target_train: Table,
+    pub target_test: Option<Table>,
+}
 
 /// A set sampled and encoded.
 pub struct PreparedSet {
@@ -109,12 +114,16 @@ pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Resul
         let mapping = columns.clone().map_or_else(|| data::guess_mapping(table), Ok)?;
         Dataset::new(table, &mapping, &recipe.labels)
     };
-    let datasets = Sets {
-        source_train: set(&tables.source_train, &recipe.source_columns)?,
-        source_test: set(&tables.source_test, &recipe.source_columns)?,
-        target_train: set(&tables.target_train, &recipe.target_columns)?,
-        target_test: set(&tables.target_test, &recipe.target_columns)?,
+    let pair = |train: &Table, test: &Option<Table>, columns: &Option<ColumnMapping>| -> Result<(Dataset, Dataset), DataError> {
+        let train = set(train, columns)?;
+        match test {
+            Some(test) => Ok((train, set(test, columns)?)),
+            None => Ok(data::train_and_test(&train, recipe.test_share, recipe.seed)),
+        }
     };
+    let (source_train, source_test) = pair(&tables.source_train, &tables.source_test, &recipe.source_columns)?;
+    let (target_train, target_test) = pair(&tables.target_train, &tables.target_test, &recipe.target_columns)?;
+    let datasets = Sets { source_train, source_test, target_train, target_test };
     let mut warnings = Vec::new();
     for (train, test) in [(&datasets.source_train, &datasets.source_test), (&datasets.target_train, &datasets.target_test), (&datasets.source_train, &datasets.target_test), (&datasets.target_train, &datasets.source_test)] {
         let crossings = data::crossings(train, test);

@@ -1,0 +1,262 @@
+//! The lab as JavaScript sees it.
+
+use super::blob::BlobReader;
+use super::messages::{Check, EngineKind, ErrorKind, ErrorMessage, LabEvent, Role, TablePreview};
+use crate::data;
+use crate::engine::cpu::Cpu;
+use crate::engine::gpu::Gpu;
+use crate::engine::{Backend, Engine};
+use crate::experiment::verify::{self, Golden};
+use crate::experiment::{self, ModelSummary, Prepared, Progress, Recipe, Record, RunObserver, Sets, Tables};
+use crate::model::{Checkpoint, ModelError, ModelFile};
+use serde::Serialize;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use wasm_bindgen::prelude::*;
+use web_time::Instant;
+
+impl From<ErrorMessage> for JsValue {
+    fn from(error: ErrorMessage) -> Self {
+        to_js(&error)
+    }
+}
+
+fn to_js<T: Serialize>(value: &T) -> JsValue {
+    // Plain objects and null, as JSON would have them. Our types hold nothing that cannot be serialised.
+    value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).unwrap_or(JsValue::NULL)
+}
+
+fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMessage> {
+    serde_wasm_bindgen::from_value(value).map_err(|e| ErrorMessage { kind: ErrorKind::Recipe, message: e.to_string() })
+}
+
+/// The lab: a model, four tables, and the run in progress.
+#[wasm_bindgen]
+pub struct Lab {
+    events: js_sys::Function,
+    model: RefCell<Option<(String, Checkpoint)>>,
+    tables: RefCell<HashMap<Role, data::Table>>,
+    cancelled: Cell<bool>,
+    last_yield: Cell<Instant>,
+}
+
+#[wasm_bindgen]
+impl Lab {
+    /// `events` gets every [`LabEvent`].
+    #[wasm_bindgen(constructor)]
+    pub fn new(events: js_sys::Function) -> Self {
+        console_error_panic_hook::set_once();
+        Self { events, model: RefCell::default(), tables: RefCell::default(), cancelled: Cell::new(false), last_yield: Cell::new(Instant::now()) }
+    }
+
+    /// Opens a model from the user's files and says what it is. The weights stay in the files.
+    ///
+    /// # Errors
+    /// Names what is missing, damaged or not supported.
+    pub fn open_model(&self, files: Vec<web_sys::File>) -> Result<JsValue, JsValue> {
+        self.open(&files).map(|summary| to_js(&summary)).map_err(Into::into)
+    }
+
+    /// Reads a table into one of the four places.
+    ///
+    /// # Errors
+    /// Names the row that cannot be read.
+    pub fn read_table(&self, role: JsValue, file: &str, bytes: &[u8]) -> Result<JsValue, JsValue> {
+        let role = from_js(role)?;
+        let table = data::read_table(file, bytes).map_err(ErrorMessage::from)?;
+        let mapping = data::guess_mapping(&table).ok();
+        let preview = TablePreview {
+            file: table.file.clone(),
+            columns: table.columns.clone(),
+            rows: table.rows.iter().take(5).cloned().collect(),
+            total_rows: table.rows.len(),
+            encoding: table.encoding.clone(),
+            format: table.format.clone(),
+            header: table.header,
+            skipped: table.skipped.clone(),
+            labels: mapping.as_ref().map_or_else(Vec::new, |m| data::label_values(&table, &m.label)),
+            mapping,
+        };
+        self.tables.borrow_mut().insert(role, table);
+        Ok(to_js(&preview))
+    }
+
+    /// Forgets a table.
+    ///
+    /// # Errors
+    /// An unknown role.
+    pub fn remove_table(&self, role: JsValue) -> Result<(), JsValue> {
+        self.tables.borrow_mut().remove(&from_js::<Role>(role)?);
+        Ok(())
+    }
+
+    /// The labels that a column of a table holds.
+    ///
+    /// # Errors
+    /// An unknown role.
+    pub fn labels(&self, role: JsValue, column: &str) -> Result<Vec<String>, JsValue> {
+        let role = from_js(role)?;
+        Ok(self.tables.borrow().get(&role).map_or_else(Vec::new, |table| data::label_values(table, column)))
+    }
+
+    /// The recipe that the page starts with.
+    pub fn default_recipe(&self) -> JsValue {
+        to_js(&Recipe::default())
+    }
+
+    /// Checks a recipe against the tables and the tokenizer without running anything.
+    ///
+    /// # Errors
+    /// Whatever is wrong, where it is wrong.
+    pub fn check(&self, recipe: JsValue) -> Result<JsValue, JsValue> {
+        let recipe: Recipe = from_js(recipe)?;
+        let prepared = self.prepare(&recipe)?;
+        let model = self.model.borrow();
+        let tokenizer = model.as_ref().and_then(|(_, c)| c.tokenizer.as_ref());
+        let show = |id: &u32| tokenizer.and_then(|t| t.token(*id)).unwrap_or_else(|| id.to_string());
+        let sets = &prepared.sets;
+        Ok(to_js(&Check {
+            answer_tokens: prepared.verbalizer.iter().map(show).collect(),
+            first_prompt: sets.source_train.prompts.first().map_or_else(Vec::new, |p| p.tokens.iter().map(show).collect()),
+            warnings: prepared.warnings.clone(),
+            sets: Sets {
+                source_train: sets.source_train.summary.clone(),
+                source_test: sets.source_test.summary.clone(),
+                target_train: sets.target_train.summary.clone(),
+                target_test: sets.target_test.summary.clone(),
+            },
+        }))
+    }
+
+    /// The GPU that would compute.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub async fn gpu(&self) -> Result<String, JsValue> {
+        Ok(Gpu::open(None).await.map_err(ErrorMessage::from)?.device())
+    }
+
+    /// Runs a recipe. The model's files are read anew, so that every run starts from the same weights.
+    ///
+    /// # Errors
+    /// Whatever stopped it; what was found until then went out as events.
+    pub async fn run(&self, recipe: JsValue, engine: JsValue) -> Result<JsValue, JsValue> {
+        self.cancelled.set(false);
+        let recipe: Recipe = from_js(recipe)?;
+        let engine: EngineKind = from_js(engine)?;
+        let prepared = self.prepare(&recipe)?;
+        let record = match engine {
+            EngineKind::Cpu => self.run_on(Cpu, &prepared, &recipe).await?,
+            EngineKind::Gpu => self.run_on(Gpu::open(None).await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?,
+        };
+        Ok(to_js(&record))
+    }
+
+    /// Asks the run to stop at its next step.
+    pub fn cancel(&self) {
+        self.cancelled.set(true);
+    }
+
+    /// Checks an engine in this browser against a folder of golden values; `files` are its five files.
+    ///
+    /// # Errors
+    /// What keeps the engine from running; differences are in the report.
+    pub async fn verify(&self, files: Vec<web_sys::File>, engine: JsValue) -> Result<JsValue, JsValue> {
+        let engine: EngineKind = from_js(engine)?;
+        let mut golden = HashMap::new();
+        let mut model = Vec::new();
+        for file in &files {
+            match file.name().as_str() {
+                "batch.json" | "expected.json" | "expected.safetensors" => {
+                    golden.insert(file.name(), BlobReader::new(file).read_all().map_err(|e| ModelError::Read(file.name(), e)).map_err(ErrorMessage::from)?);
+                }
+                _ => model.push(ModelFile { name: file.name(), bytes: Box::new(BlobReader::new(file)) }),
+            }
+        }
+        let take = |name: &str| golden.get(name).map_or(&[][..], Vec::as_slice);
+        let golden = Golden::from_folder(take("batch.json"), take("expected.json"), take("expected.safetensors")).map_err(ErrorMessage::from)?;
+        let mut checkpoint = Checkpoint::open(model).map_err(ErrorMessage::from)?;
+        let depth = verify::Depth { sweep_examples: usize::MAX, single_heads: true };
+        let report = match engine {
+            EngineKind::Cpu => verify::verify(&Engine::load(Cpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?, &golden, depth).await,
+            EngineKind::Gpu => {
+                let gpu = Gpu::open(None).await.map_err(ErrorMessage::from)?;
+                verify::verify(&Engine::load(gpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?, &golden, depth).await
+            }
+        };
+        Ok(to_js(&report.map_err(ErrorMessage::from)?))
+    }
+}
+
+impl Lab {
+    fn open(&self, files: &[web_sys::File]) -> Result<ModelSummary, ErrorMessage> {
+        let name = match files {
+            [one] => one.name(),
+            many => many.iter().map(web_sys::File::name).find(|n| n.ends_with(".safetensors")).unwrap_or_default(),
+        };
+        let sources = files.iter().map(|f| ModelFile { name: f.name(), bytes: Box::new(BlobReader::new(f)) }).collect();
+        let checkpoint = Checkpoint::open(sources)?;
+        if checkpoint.tokenizer.is_none() {
+            return Err(ModelError::MissingFile { missing: "tokenizer.json", given: files.iter().map(web_sys::File::name).collect::<Vec<_>>().join(", ") }.into());
+        }
+        let summary = summary(&name, &checkpoint);
+        *self.model.borrow_mut() = Some((name, checkpoint));
+        Ok(summary)
+    }
+
+    fn prepare(&self, recipe: &Recipe) -> Result<Prepared, ErrorMessage> {
+        let model = self.model.borrow();
+        let missing = |kind, what: &str| ErrorMessage { kind, message: format!("{what} is not there yet") };
+        let tokenizer = model.as_ref().and_then(|(_, c)| c.tokenizer.as_ref()).ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
+        let tables = self.tables.borrow();
+        let needed = |role: Role, what: &str| tables.get(&role).cloned().ok_or_else(|| missing(ErrorKind::Data, what));
+        let tables = Tables {
+            source_train: needed(Role::SourceTrain, "the source table")?,
+            source_test: tables.get(&Role::SourceTest).cloned(),
+            target_train: needed(Role::TargetTrain, "the target table")?,
+            target_test: tables.get(&Role::TargetTest).cloned(),
+        };
+        Ok(experiment::prepare(recipe, &tables, tokenizer)?)
+    }
+
+    async fn run_on<B: Backend>(&self, backend: B, prepared: &Prepared, recipe: &Recipe) -> Result<Record, ErrorMessage> {
+        let (engine, summary) = {
+            let mut model = self.model.borrow_mut();
+            let (name, checkpoint) = model.as_mut().ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
+            let summary = summary(name, checkpoint);
+            (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
+        };
+        Ok(experiment::run(&engine, summary, prepared, recipe, self).await?)
+    }
+
+    fn send(&self, event: &LabEvent) {
+        // A page that no longer listens must not stop the work.
+        let _ = self.events.call1(&JsValue::NULL, &to_js(event));
+    }
+}
+
+fn summary(name: &str, checkpoint: &Checkpoint) -> ModelSummary {
+    ModelSummary {
+        name: name.into(),
+        hash: checkpoint.hash.clone(),
+        format: checkpoint.format.clone(),
+        parameters: checkpoint.config.parameter_count(),
+        config: checkpoint.config.clone(),
+    }
+}
+
+impl RunObserver for Lab {
+    async fn progress(&self, progress: Progress) -> bool {
+        self.send(&LabEvent::Progress { progress });
+        // The worker's own messages, a cancel among them, are heard only when it yields.
+        if self.last_yield.get().elapsed().as_millis() > 100 {
+            gloo_timers::future::TimeoutFuture::new(0).await;
+            self.last_yield.set(Instant::now());
+        }
+        !self.cancelled.get()
+    }
+
+    fn found(&self, record: &Record) {
+        self.send(&LabEvent::Record { record: Box::new(record.clone()) });
+    }
+}
