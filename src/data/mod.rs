@@ -33,8 +33,6 @@ pub enum DataError {
     NoUsableRows { file: String, problems: String },
     #[error("{file}: all usable rows have the label `{label}`; at least two labels are needed")]
     OneLabel { file: String, label: String },
-    #[error("{file}: {wanted} rows are asked for, there are {available}")]
-    TooFewRows { file: String, wanted: usize, available: usize },
     #[error("the template has no {{text}} (or {{premise}} and {{hypothesis}}) for the sentence to go")]
     NoPlaceholder,
     #[error("the template's {{{0}}} is not known; known are {{text}}, {{premise}} and {{hypothesis}}")]

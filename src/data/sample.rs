@@ -1,6 +1,6 @@
 //! Seeded, stratified subsets.
 
-use super::{DataError, Dataset, Example};
+use super::{Dataset, Example};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -14,24 +14,16 @@ pub enum Balance {
     Proportional,
 }
 
-/// A stratified subset of `n` examples, in the order of their rows; all of them for `n` = 0.
-///
-/// # Errors
-/// Fewer than `n` examples.
-pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Result<Vec<Example>, DataError> {
-    let available = set.examples.len();
-    if n > available {
-        return Err(DataError::TooFewRows { file: set.file.clone(), wanted: n, available });
-    }
-    if n == 0 || n == available {
-        return Ok(set.examples.clone());
+/// A stratified subset of at most `n` examples, in the order of their rows; all of them for `n` = 0.
+pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Vec<Example> {
+    if n == 0 || n >= set.examples.len() {
+        return set.examples.clone();
     }
     let mut by_label = shuffled_by_label(set, seed);
-    let total = |groups: &[Vec<&Example>]| groups.iter().map(Vec::len).sum::<usize>();
     let sizes: Vec<usize> = by_label.iter().map(Vec::len).collect();
     let mut taken = vec![0usize; sizes.len()];
     // One at a time to the label that is furthest behind its share.
-    for _ in 0..n.min(total(&by_label)) {
+    for _ in 0..n {
         let share = |y: usize| match balance {
             Balance::Equal => 1.0,
             Balance::Proportional => sizes[y] as f64,
@@ -47,7 +39,7 @@ pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Result<Ve
     }
     let mut chosen: Vec<Example> = by_label.into_iter().flatten().cloned().collect();
     chosen.sort_by_key(|e| e.row);
-    Ok(chosen)
+    chosen
 }
 
 /// Splits a set into two, stratified: `test_share` of each label goes to the second.

@@ -53,7 +53,7 @@ impl From<ScoreKind> for Score {
     }
 }
 
-/// Rows taken from each set; 0 takes all.
+/// Most rows taken from each set; 0 takes all. The record says how many there were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export)]
 pub struct Sizes {

@@ -133,9 +133,7 @@ pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Resul
     }
     let mut verbalizer: Option<data::Verbalizer> = None;
     let mut encode = |name: &str, dataset: &Dataset, n: usize, balance: Balance| -> Result<PreparedSet, RunError> {
-        // A test set smaller than asked for is used whole; a training set must be what the recipe says.
-        let n = if balance == Balance::Proportional { n.min(dataset.examples.len()) } else { n };
-        let sample = data::sample(dataset, n, balance, recipe.seed)?;
+        let sample = data::sample(dataset, n, balance, recipe.seed);
         let EncodedSet { prompts, verbalizer: found, cut_rows } = data::encode(&sample, &template, &recipe.words, recipe.labels.len(), tokenizer, recipe.max_tokens)?;
         if verbalizer.get_or_insert_with(|| found.clone()).tokens != found.tokens {
             return Err(DataError::WordMergesWithPrompt { word: recipe.words.join(", "), hint: " (the words are other tokens in another set)".into() }.into());

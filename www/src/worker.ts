@@ -1,6 +1,6 @@
 // The one worker: it owns the wasm module, the device and the model.
 import * as Comlink from 'comlink';
-import init, { Lab } from './ctsft_lab.js';
+import init, { Lab } from './ctsft-lab.js';
 import type { EngineKind } from './bindings/EngineKind';
 import type { ErrorMessage } from './bindings/ErrorMessage';
 import type { LabEvent } from './bindings/LabEvent';
@@ -8,7 +8,7 @@ import type { Recipe } from './bindings/Recipe';
 import type { Role } from './bindings/Role';
 
 let listener: (event: LabEvent) => void = () => {};
-const ready = init({ module_or_path: './ctsft_lab_bg.wasm' }).then(() => new Lab((event) => listener(event)));
+const ready = init({ module_or_path: './ctsft-lab_bg.wasm' }).then(() => new Lab((event) => listener(event)));
 
 /** A result or a refusal: thrown objects do not survive the way to the page. */
 export type Outcome<T> = { ok: true; value: T } | { ok: false; error: ErrorMessage };

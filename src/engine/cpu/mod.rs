@@ -30,8 +30,10 @@ fn values<R>(x: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let Storage::Cpu(cpu) = &*storage else {
         return Err(candle_core::Error::Msg("tensor is not on the CPU".into()).into());
     };
-    let start = layout.start_offset();
-    Ok(read(&cpu.as_slice::<f32>()?[start..start + layout.shape().elem_count()]))
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(read(&cpu.as_slice::<f32>()?[start..end])),
+        None => Err(candle_core::Error::Msg("a strided view where a contiguous tensor is needed".into()).into()),
+    }
 }
 
 fn matrix(data: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
@@ -263,7 +265,7 @@ impl Backend for Cpu {
     }
 
     fn copy_window(&self, x: &Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(x.narrow(0, row, rows)?.narrow(1, col, cols)?.copy()?)
+        Ok(x.narrow(0, row, rows)?.narrow(1, col, cols)?.force_contiguous()?)
     }
 
     fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {

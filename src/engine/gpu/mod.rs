@@ -115,7 +115,7 @@ impl Backend for Gpu {
     fn device(&self) -> String {
         let info = &self.0.info;
         let software = if self.0.is_software() { ", software" } else { "" };
-        let name = if info.name.is_empty() { "GPU" } else { &info.name };
+        let name = if info.name.is_empty() { "unnamed adapter" } else { &info.name };
         format!("{name} ({}{software})", info.backend)
     }
 

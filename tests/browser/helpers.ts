@@ -1,0 +1,46 @@
+import { expect, type Page } from '@playwright/test';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
+export const root = join(import.meta.dirname, '../..');
+const shared = process.env.CTSFT_SHARED ?? join(root, '../shared');
+
+export const nusax = (language: string, part: string) => join(shared, 'data/nusax-senti', language, `${part}.csv`);
+export const hasNusax = existsSync(nusax('english', 'train'));
+export const goldenFolder = (name: string) => join(root, 'tests/golden', name);
+/** SmolLM2's GGUF, where `cargo xtask test` put it. */
+export const smollm = process.env.CTSFT_SMOLLM2 ?? '';
+
+/** Opens the page and fails the test at its end if anything was asked of another host or an error was logged. */
+export async function openLab(page: Page): Promise<() => void> {
+  const foreign: string[] = [];
+  const errors: string[] = [];
+  page.on('request', (request) => {
+    const url = new URL(request.url());
+    if (!['127.0.0.1:4173', ''].includes(url.host)) foreign.push(request.url());
+  });
+  page.on('pageerror', (error) => errors.push(error.message));
+  page.on('console', (message) => {
+    if (message.type() === 'error') errors.push(message.text());
+  });
+  await page.goto('/');
+  await expect(page.getByRole('heading', { level: 1 })).toBeVisible();
+  return () => {
+    expect(foreign, 'no request to another host').toEqual([]);
+    expect(errors, 'no errors on the console').toEqual([]);
+  };
+}
+
+export async function setNumber(page: Page, name: string, value: number): Promise<void> {
+  const field = page.locator(`input[name="${name}"]`);
+  await field.fill(String(value));
+  await field.blur();
+}
+
+/** Waits until the page knows its engines, and chooses one. */
+export async function chooseEngine(page: Page, engine: 'gpu' | 'cpu'): Promise<void> {
+  const choice = page.locator(`input[name="engine"][value="${engine}"]`);
+  await expect(choice).toBeEnabled({ timeout: 60_000 });
+  await choice.check();
+  await expect(choice).toBeChecked();
+}

@@ -1,0 +1,115 @@
+import * as Comlink from 'comlink';
+import { useEffect, useReducer, useState } from 'preact/hooks';
+import { lab, take, Refusal } from '../lab';
+import { language, languages, setLanguage, t } from '../text';
+import type { LabEvent } from '../bindings/LabEvent';
+import type { ModelSummary } from '../bindings/ModelSummary';
+import type { Progress } from '../bindings/Progress';
+import type { Recipe } from '../bindings/Recipe';
+import type { Record } from '../bindings/Record';
+import type { Role } from '../bindings/Role';
+import type { TablePreview } from '../bindings/TablePreview';
+import { ModelStep } from './ModelStep';
+import { DataStep } from './DataStep';
+import { TaskStep } from './TaskStep';
+import { RunStep } from './RunStep';
+import { Circuit } from './Circuit';
+import { Results } from './Results';
+import { Warnings } from './Warnings';
+
+export type Tables = { [role in Role]?: TablePreview };
+export type Running = { loading?: { done: number; total: number }; progress?: Progress };
+
+/** The message of whatever was thrown. */
+export const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+export function App() {
+  const [, redraw] = useReducer((n: number) => n + 1, 0);
+  const [model, setModel] = useState<ModelSummary>();
+  const [tables, setTables] = useState<Tables>({});
+  const [recipe, setRecipe] = useState<Recipe>();
+  const [running, setRunning] = useState<Running>();
+  const [record, setRecord] = useState<Record>();
+  const [failure, setFailure] = useState<string>();
+
+  useEffect(() => {
+    const listen = (event: LabEvent) => {
+      if (event.type === 'record') setRecord(event.record);
+      else if (event.type === 'progress') setRunning({ progress: event.progress });
+      else setRunning({ loading: event });
+    };
+    void lab.listen(Comlink.proxy(listen));
+    take(lab.defaultRecipe()).then(setRecipe, (error) => setFailure(messageOf(error)));
+  }, []);
+
+  // New labels bring their own answer words; known ones keep what the user wrote.
+  const setTable = async (role: Role, table: TablePreview | undefined) => {
+    setTables((all) => ({ ...all, [role]: table }));
+    if (!table) await take(lab.removeTable(role));
+    if (table && role === 'source_train') adoptLabels(table.labels);
+    if (table?.mapping && (role === 'source_train' || role === 'target_train')) {
+      const columns = role === 'source_train' ? 'source_columns' : 'target_columns';
+      setRecipe((r) => r && { ...r, [columns]: table.mapping });
+    }
+  };
+  const adoptLabels = (labels: string[]) =>
+    setRecipe((r) => {
+      if (!r || labels.length < 2) return r;
+      const word = (label: string) => r.words[r.labels.indexOf(label)] ?? ` ${label}`;
+      return { ...r, labels, words: labels.map(word) };
+    });
+
+  const run = async (engine: 'gpu' | 'cpu') => {
+    if (!recipe) return;
+    setFailure(undefined);
+    setRecord(undefined);
+    setRunning({});
+    try {
+      setRecord(await take(lab.run(recipe, engine)));
+    } catch (error) {
+      setFailure(error instanceof Refusal && error.kind === 'cancelled' ? t('run.cancelled') : messageOf(error));
+    } finally {
+      setRunning(undefined);
+    }
+  };
+
+  return (
+    <>
+      <header>
+        <div>
+          <h1>{t('title')}</h1>
+          <p class="lead">{t('lead')}</p>
+          <p class="private">{t('private')}</p>
+        </div>
+        <label class="language">
+          {t('language')}
+          <select value={language()} onChange={(e) => void setLanguage(e.currentTarget.value).then(() => redraw(0))}>
+            {languages.map((l) => (
+              <option key={l.code} value={l.code} lang={l.code}>
+                {l.name}
+              </option>
+            ))}
+          </select>
+        </label>
+      </header>
+      <main>
+        <ModelStep model={model} busy={running !== undefined} onModel={setModel} />
+        <DataStep
+          tables={tables}
+          recipe={recipe}
+          busy={running !== undefined}
+          onTable={setTable}
+          onRecipe={setRecipe}
+          onLabels={adoptLabels}
+        />
+        {recipe && <TaskStep recipe={recipe} ready={model !== undefined && hasTables(tables)} busy={running !== undefined} onRecipe={setRecipe} />}
+        <RunStep model={model} tables={tables} running={running} record={record} failure={failure} onRun={run} />
+        {record && <Warnings record={record} />}
+        {record?.circuit && <Circuit key={record.started} record={record} circuit={record.circuit} />}
+        {record?.zero_shot && <Results record={record} />}
+      </main>
+    </>
+  );
+}
+
+export const hasTables = (tables: Tables) => tables.source_train !== undefined && tables.target_train !== undefined;

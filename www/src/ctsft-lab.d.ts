@@ -1,0 +1,28 @@
+// What wasm-bindgen makes of src/web/lab.rs. Values cross as the generated types of ./bindings.
+import type { Check } from './bindings/Check';
+import type { EngineKind } from './bindings/EngineKind';
+import type { LabEvent } from './bindings/LabEvent';
+import type { ModelSummary } from './bindings/ModelSummary';
+import type { Recipe } from './bindings/Recipe';
+import type { Record } from './bindings/Record';
+import type { Role } from './bindings/Role';
+import type { TablePreview } from './bindings/TablePreview';
+
+export default function init(options: { module_or_path: string }): Promise<unknown>;
+export class Lab {
+  constructor(events: (event: LabEvent) => void);
+  open_model(files: File[]): ModelSummary;
+  read_table(role: Role, file: string, bytes: Uint8Array): TablePreview;
+  remove_table(role: Role): void;
+  labels(role: Role, column: string): string[];
+  default_recipe(): Recipe;
+  check(recipe: Recipe): Check;
+  gpu(): Promise<string>;
+  run(recipe: Recipe, engine: EngineKind): Promise<Record>;
+  cancel(): void;
+  verify(files: File[], engine: EngineKind): Promise<VerifyReport>;
+}
+export interface VerifyReport {
+  device: string;
+  checks: { quantity: string; outcome: 'passed' | { failed: string } | { skipped: string }; largest_relative_error: number }[];
+}
