@@ -190,7 +190,9 @@ fn columns(text: &str) -> Result<ColumnMapping, String> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let optional = |i: usize| parts.get(i).filter(|p| !p.is_empty()).map(ToString::to_string);
     match (optional(0), optional(1)) {
-        (Some(text), Some(label)) if parts.len() <= 4 => Ok(ColumnMapping { text, label, second: optional(2), id: optional(3) }),
+        (Some(text), Some(label)) if parts.len() <= 4 => {
+            Ok(ColumnMapping { text, label, second: optional(2), id: optional(3) })
+        }
         _ => Err("give text,label[,second[,id]]".into()),
     }
 }
@@ -253,7 +255,9 @@ enum EngineChoice {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Verify { golden, engine, model, json, thorough } => verify(&golden, engine, model.as_deref(), json, thorough),
+        Command::Verify { golden, engine, model, json, thorough } => {
+            verify(&golden, engine, model.as_deref(), json, thorough)
+        }
         Command::Run { files, flags } => run(&files, *flags),
         Command::Inspect { model } => inspect(&model),
     };
@@ -290,13 +294,20 @@ fn open_model(path: &Path) -> Result<Checkpoint> {
     Checkpoint::open(files).with_context(|| format!("{} is not a model this can run", path.display()))
 }
 
-fn verify(golden: &[PathBuf], engine: EngineChoice, model: Option<&Path>, json: bool, thorough: bool) -> Result<ExitCode> {
+fn verify(
+    golden: &[PathBuf],
+    engine: EngineChoice,
+    model: Option<&Path>,
+    json: bool,
+    thorough: bool,
+) -> Result<ExitCode> {
     let mut failed = false;
     for path in golden {
         let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let (values, mut checkpoint) = if path.is_dir() {
             let file = |name: &str| read(&path.join(name));
-            let values = Golden::from_folder(&file("batch.json")?, &file("expected.json")?, &file("expected.safetensors")?)?;
+            let values =
+                Golden::from_folder(&file("batch.json")?, &file("expected.json")?, &file("expected.safetensors")?)?;
             (values, open_model(path)?)
         } else {
             let Some(model) = model else { bail!("{} needs its model: add --model", path.display()) };
@@ -304,7 +315,9 @@ fn verify(golden: &[PathBuf], engine: EngineChoice, model: Option<&Path>, json: 
         };
         let report = match engine {
             EngineChoice::Cpu => pollster::block_on(check(Cpu, &mut checkpoint, &values, thorough))?,
-            EngineChoice::Gpu => pollster::block_on(async { check(Gpu::open(None).await?, &mut checkpoint, &values, thorough).await })?,
+            EngineChoice::Gpu => {
+                pollster::block_on(async { check(Gpu::open(None).await?, &mut checkpoint, &values, thorough).await })?
+            }
         };
         failed |= report.failed() > 0;
         if json {
@@ -318,7 +331,11 @@ fn verify(golden: &[PathBuf], engine: EngineChoice, model: Option<&Path>, json: 
 
 async fn check<B: Backend>(backend: B, checkpoint: &mut Checkpoint, golden: &Golden, thorough: bool) -> Result<Report> {
     let engine = Engine::load(backend, checkpoint, |_, _| {})?;
-    let depth = if thorough { verify::Depth { sweep_examples: usize::MAX, single_heads: true } } else { verify::Depth { sweep_examples: 2, single_heads: false } };
+    let depth = if thorough {
+        verify::Depth { sweep_examples: usize::MAX, single_heads: true }
+    } else {
+        verify::Depth { sweep_examples: 2, single_heads: false }
+    };
     Ok(verify::verify(&engine, golden, depth).await?)
 }
 
@@ -330,7 +347,10 @@ fn print_report(path: &Path, report: &Report) {
             Outcome::Failed(why) => ("FAILED ", format!("  {why}")),
             Outcome::Skipped(why) => ("skipped", format!("  {why}")),
         };
-        println!("  {mark} {:<62} abs {:9.2e}  rel {:9.2e}{note}", check.quantity, check.largest_absolute_error, check.largest_relative_error);
+        println!(
+            "  {mark} {:<62} abs {:9.2e}  rel {:9.2e}{note}",
+            check.quantity, check.largest_absolute_error, check.largest_relative_error
+        );
     }
     println!("  {} passed, {} failed, {} skipped", report.passed(), report.failed(), report.skipped());
 }
@@ -339,8 +359,22 @@ fn inspect(path: &Path) -> Result<ExitCode> {
     let checkpoint = open_model(path)?;
     let c = &checkpoint.config;
     println!("{}: {:?}, {}", path.display(), c.architecture, checkpoint.format);
-    println!("  {} weights; {} layers of {} heads ({} in all), {} key/value heads, head size {}", c.parameter_count(), c.layers, c.heads, c.total_heads(), c.kv_heads, c.head_dim);
-    println!("  hidden {}, MLP {}, vocabulary {}, unembedding {}", c.hidden, c.intermediate, c.vocab, if c.tied { "tied" } else { "separate" });
+    println!(
+        "  {} weights; {} layers of {} heads ({} in all), {} key/value heads, head size {}",
+        c.parameter_count(),
+        c.layers,
+        c.heads,
+        c.total_heads(),
+        c.kv_heads,
+        c.head_dim
+    );
+    println!(
+        "  hidden {}, MLP {}, vocabulary {}, unembedding {}",
+        c.hidden,
+        c.intermediate,
+        c.vocab,
+        if c.tied { "tied" } else { "separate" }
+    );
     println!("  rotary base {}, norm eps {:e}, context {}", c.rope_theta, c.rms_eps, c.max_positions);
     match &checkpoint.tokenizer {
         Some(tokenizer) => println!("  tokenizer of {} tokens", tokenizer.vocabulary_size()),
@@ -444,8 +478,12 @@ impl RunObserver for Terminal {
 fn print_results(record: &Record) {
     println!("{} on {}", record.model.name, record.device);
     println!("{:<22} {:>10}  {:<32} {:<32}", "arm", "weights", "source accuracy [95 %]", "target accuracy [95 %]");
-    let cell = |a: &ctsft_lab::measures::Accuracy| format!("{:.3} [{:.3}, {:.3}] n={}", a.accuracy, a.interval.low, a.interval.high, a.total);
-    let line = |name: &str, weights: String, both: &experiment::Both| println!("{name:<22} {weights:>10}  {:<32} {:<32}", cell(&both.source), cell(&both.target));
+    let cell = |a: &ctsft_lab::measures::Accuracy| {
+        format!("{:.3} [{:.3}, {:.3}] n={}", a.accuracy, a.interval.low, a.interval.high, a.total)
+    };
+    let line = |name: &str, weights: String, both: &experiment::Both| {
+        println!("{name:<22} {weights:>10}  {:<32} {:<32}", cell(&both.source), cell(&both.target))
+    };
     if let Some(both) = &record.zero_shot {
         println!("{:<22} {:>10}  {:<32.3} {:<32.3}", "majority label", "", both.source.majority, both.target.majority);
         line("zero-shot", String::new(), both);
@@ -463,10 +501,19 @@ fn print_results(record: &Record) {
         }
         for row in circuit.faithfulness.iter().flat_map(|f| &f.rows) {
             let show = |f: &Option<f64>| f.map_or("undefined".into(), |f| format!("{f:.2}"));
-            println!("faithfulness, depth {}: {} with {} heads; random circuits {}", row.depth, show(&row.faithfulness), row.heads, row.random.iter().map(show).collect::<Vec<_>>().join(" "));
+            println!(
+                "faithfulness, depth {}: {} with {} heads; random circuits {}",
+                row.depth,
+                show(&row.faithfulness),
+                row.heads,
+                row.random.iter().map(show).collect::<Vec<_>>().join(" ")
+            );
         }
         if let Some(s) = circuit.stability {
-            println!("split-half stability: Spearman {:.2}, overlap of the selected heads {:.2}", s.spearman, s.overlap);
+            println!(
+                "split-half stability: Spearman {:.2}, overlap of the selected heads {:.2}",
+                s.spearman, s.overlap
+            );
         }
     }
     for warning in &record.warnings {

@@ -44,7 +44,13 @@ pub struct Depth {
 ///
 /// # Errors
 /// A rule the backend lacks, a device failure, or cancellation.
-pub async fn expand<B: Backend>(engine: &Engine<B>, pool: &Pool, means: &HeadMeans<B::Tensor>, how: &Expansion, observer: &impl Observer) -> Result<Vec<Depth>> {
+pub async fn expand<B: Backend>(
+    engine: &Engine<B>,
+    pool: &Pool,
+    means: &HeadMeans<B::Tensor>,
+    how: &Expansion,
+    observer: &impl Observer,
+) -> Result<Vec<Depth>> {
     let mut depths: Vec<Depth> = Vec::new();
     let mut chosen = BTreeSet::new();
     for _ in 0..=how.max_depth {
@@ -96,7 +102,13 @@ pub fn near_zero(relevance: &[f64], heads: usize, n: usize, exclude: &BTreeSet<H
 }
 
 /// `n` heads outside `exclude`, uniformly.
-pub fn random_heads(layers: usize, heads: usize, n: usize, exclude: &BTreeSet<Head>, rng: &mut ChaCha8Rng) -> Vec<Head> {
+pub fn random_heads(
+    layers: usize,
+    heads: usize,
+    n: usize,
+    exclude: &BTreeSet<Head>,
+    rng: &mut ChaCha8Rng,
+) -> Vec<Head> {
     let all = (0..layers).flat_map(|layer| (0..heads).map(move |head| Head { layer, head }));
     let mut candidates: Vec<Head> = all.filter(|head| !exclude.contains(head)).collect();
     candidates.shuffle(rng);

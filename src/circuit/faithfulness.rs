@@ -21,7 +21,13 @@ pub struct AblationMetrics {
 ///
 /// # Errors
 /// A device failure or cancellation.
-pub async fn ablation_metrics<B: Backend>(engine: &Engine<B>, pool: &Pool, means: &HeadMeans<B::Tensor>, keep: &BTreeSet<Head>, observer: &impl Observer) -> Result<AblationMetrics> {
+pub async fn ablation_metrics<B: Backend>(
+    engine: &Engine<B>,
+    pool: &Pool,
+    means: &HeadMeans<B::Tensor>,
+    keep: &BTreeSet<Head>,
+    observer: &impl Observer,
+) -> Result<AblationMetrics> {
     let remove = HeadSet::all_but(keep, engine.config.layers, engine.config.heads);
     let weights = pool.weights();
     let (mut difference, mut correct) = (0.0, 0usize);

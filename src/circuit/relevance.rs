@@ -19,7 +19,11 @@ pub struct Relevance {
 ///
 /// # Errors
 /// A prompt the model cannot take, a device failure, or cancellation.
-pub async fn means<B: Backend>(engine: &Engine<B>, pool: &Pool, observer: &impl Observer) -> Result<HeadMeans<B::Tensor>> {
+pub async fn means<B: Backend>(
+    engine: &Engine<B>,
+    pool: &Pool,
+    observer: &impl Observer,
+) -> Result<HeadMeans<B::Tensor>> {
     let slots = pool.slots.count();
     let weights = pool.token_weights();
     let mut means = engine.empty_means(slots)?;
@@ -65,7 +69,15 @@ pub async fn relevance<B: Backend>(
                 REVERSE_COST
             }
             Method::Sweep(rules) => {
-                per_example.push(B::sweep_relevance(engine, &pool_batch, means, rules, score, target, pool.first_live())?);
+                per_example.push(B::sweep_relevance(
+                    engine,
+                    &pool_batch,
+                    means,
+                    rules,
+                    score,
+                    target,
+                    pool.first_live(),
+                )?);
                 sweep_cost(engine)
             }
         };

@@ -51,7 +51,9 @@ pub fn split_half(pool: &Pool, per_example: &[Vec<f64>], heads: usize, ratio: f6
             balanced(&half.iter().map(|i| per_example[*i].clone()).collect::<Vec<_>>(), &part.weights())
         });
         correlation += spearman(&a, &b);
-        let top = |r: &[f64]| top_heads(r, heads, ratio, Scope::Global, &BTreeSet::new()).into_iter().collect::<BTreeSet<_>>();
+        let top = |r: &[f64]| {
+            top_heads(r, heads, ratio, Scope::Global, &BTreeSet::new()).into_iter().collect::<BTreeSet<_>>()
+        };
         let (a, b) = (top(&a), top(&b));
         overlap += a.intersection(&b).count() as f64 / a.len().max(1) as f64;
     }

@@ -1,7 +1,7 @@
 //! Labelled examples from a table, and everything worth knowing about its rows.
 
-use super::table::Table;
 use super::DataError;
+use super::table::Table;
 use crate::model::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -81,7 +81,11 @@ impl Dataset {
     /// A column that is not there, or no usable rows, or only one label among them.
     pub fn new(table: &Table, mapping: &ColumnMapping, labels: &[String]) -> Result<Self, DataError> {
         let column = |name: &str| {
-            table.columns.iter().position(|c| c == name).ok_or_else(|| DataError::NoColumn { file: table.file.clone(), column: name.into(), columns: table.columns.join(", ") })
+            table.columns.iter().position(|c| c == name).ok_or_else(|| DataError::NoColumn {
+                file: table.file.clone(),
+                column: name.into(),
+                columns: table.columns.join(", "),
+            })
         };
         let text = column(&mapping.text)?;
         let second = mapping.second.as_deref().map(column).transpose()?;
@@ -108,8 +112,13 @@ impl Dataset {
             };
             let key = (text.clone(), second.clone());
             match seen.get(&key) {
-                Some((first, same)) if *same == label => duplicates.push(RowProblem { row: row.number, problem: format!("repeats the text of row {first}") }),
-                Some((first, _)) => duplicates.push(RowProblem { row: row.number, problem: format!("repeats the text of row {first} with another label") }),
+                Some((first, same)) if *same == label => {
+                    duplicates.push(RowProblem { row: row.number, problem: format!("repeats the text of row {first}") })
+                }
+                Some((first, _)) => duplicates.push(RowProblem {
+                    row: row.number,
+                    problem: format!("repeats the text of row {first} with another label"),
+                }),
                 None => {
                     seen.insert(key, (row.number, label));
                 }
@@ -124,7 +133,8 @@ impl Dataset {
         left_out.sort_by_key(|p| p.row);
         let present: BTreeSet<usize> = examples.iter().map(|e| e.label).collect();
         if examples.is_empty() {
-            let first = left_out.iter().take(3).map(|p| format!("row {}: {}", p.row, p.problem)).collect::<Vec<_>>().join("; ");
+            let first =
+                left_out.iter().take(3).map(|p| format!("row {}: {}", p.row, p.problem)).collect::<Vec<_>>().join("; ");
             return Err(DataError::NoUsableRows { file: table.file.clone(), problems: first });
         }
         if present.len() == 1 {
@@ -167,13 +177,29 @@ pub fn guess_mapping(table: &Table) -> Result<ColumnMapping, DataError> {
         (0..table.columns.len()).filter(few).min_by_key(|i| distinct(*i)).map(|i| table.columns[i].clone())
     });
     let label = label.ok_or_else(|| missing("label"))?;
-    let text = named(&["text", "sentence", "tweet", "review", "comment", "content", "premise", "sentence1", "headline_text", "headline"]).or_else(|| {
+    let text = named(&[
+        "text",
+        "sentence",
+        "tweet",
+        "review",
+        "comment",
+        "content",
+        "premise",
+        "sentence1",
+        "headline_text",
+        "headline",
+    ])
+    .or_else(|| {
         let length = |i: &usize| cells(*i).map(|c| c.chars().count()).sum::<usize>();
         let index = (0..table.columns.len()).filter(|i| table.columns[*i] != label).max_by_key(length);
         index.map(|i| table.columns[i].clone())
     });
     let text = text.ok_or_else(|| missing("text"))?;
-    let second = if text.eq_ignore_ascii_case("premise") || text.eq_ignore_ascii_case("sentence1") { named(&["hypothesis", "sentence2"]) } else { None };
+    let second = if text.eq_ignore_ascii_case("premise") || text.eq_ignore_ascii_case("sentence1") {
+        named(&["hypothesis", "sentence2"])
+    } else {
+        None
+    };
     Ok(ColumnMapping { text, second, label, id: named(&["id", "idx", "index"]) })
 }
 
@@ -205,10 +231,18 @@ pub fn crossings(first: &Dataset, second: &Dataset) -> Vec<Crossing> {
     }
     let mut found = Vec::new();
     for example in &second.examples {
-        let text = by_text.get(&(example.text.as_str(), example.second.as_deref())).map(|row| ("the same text".to_string(), *row));
+        let text = by_text
+            .get(&(example.text.as_str(), example.second.as_deref()))
+            .map(|row| ("the same text".to_string(), *row));
         let id = example.id.as_ref().and_then(|id| by_id.get(id.as_str()).map(|row| (format!("the id `{id}`"), *row)));
         if let Some((what, first_row)) = text.or(id) {
-            found.push(Crossing { what, first_file: first.file.clone(), first_row, second_file: second.file.clone(), second_row: example.row });
+            found.push(Crossing {
+                what,
+                first_file: first.file.clone(),
+                first_row,
+                second_file: second.file.clone(),
+                second_row: example.row,
+            });
         }
     }
     found

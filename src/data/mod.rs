@@ -5,7 +5,9 @@ mod prompt;
 mod sample;
 mod table;
 
-pub use dataset::{ColumnMapping, Crossing, DataReport, Dataset, Example, RowProblem, crossings, guess_mapping, label_values};
+pub use dataset::{
+    ColumnMapping, Crossing, DataReport, Dataset, Example, RowProblem, crossings, guess_mapping, label_values,
+};
 pub use prompt::{EncodedSet, Template, Verbalizer, encode};
 pub use sample::{Balance, sample, train_and_test};
 pub use table::{Row, Table, read_table};
@@ -19,7 +21,9 @@ pub enum DataError {
     Empty { file: String },
     #[error("{file}: only a header and no rows")]
     NoRows { file: String },
-    #[error("{file}, row {row}: the quote opened here is never closed; double the quotes inside a quoted field (\"\") or remove it")]
+    #[error(
+        "{file}, row {row}: the quote opened here is never closed; double the quotes inside a quoted field (\"\") or remove it"
+    )]
     UnclosedQuote { file: String, row: usize },
     #[error("{file}, row {row}: {problem}")]
     BadRow { file: String, row: usize, problem: String },
@@ -43,11 +47,15 @@ pub enum DataError {
     UnmappedPlaceholder { placeholder: &'static str },
     #[error("{labels} labels, but {words} answer words: give one word for each label")]
     WordCount { labels: usize, words: usize },
-    #[error("the answer word `{word}` becomes {tokens} tokens after the prompt; it must be one: try another word{hint}")]
+    #[error(
+        "the answer word `{word}` becomes {tokens} tokens after the prompt; it must be one: try another word{hint}"
+    )]
     WordNotOneToken { word: String, tokens: usize, hint: String },
     #[error("the answer word `{word}` changes how the prompt itself is tokenised; end the template differently{hint}")]
     WordMergesWithPrompt { word: String, hint: String },
-    #[error("the answer words `{first}` and `{second}` are the same token; choose words that differ in their first token")]
+    #[error(
+        "the answer words `{first}` and `{second}` are the same token; choose words that differ in their first token"
+    )]
     WordsCollide { first: String, second: String },
     #[error("the template alone takes {template} tokens, the limit is {limit}: shorten it or raise the limit")]
     TemplateTooLong { template: usize, limit: usize },

@@ -70,7 +70,9 @@ impl Template {
             match piece {
                 Piece::Literal(literal) => out.push_str(literal),
                 Piece::Text => out.push_str(text),
-                Piece::Second => out.push_str(second.ok_or(DataError::UnmappedPlaceholder { placeholder: "hypothesis" })?),
+                Piece::Second => {
+                    out.push_str(second.ok_or(DataError::UnmappedPlaceholder { placeholder: "hypothesis" })?)
+                }
             }
         }
         Ok(out)
@@ -98,7 +100,14 @@ pub struct EncodedSet {
 ///
 /// # Errors
 /// Answer words that are not one distinct token each, a template that alone exceeds the limit, or a missing column.
-pub fn encode(examples: &[Example], template: &Template, words: &[String], labels: usize, tokenizer: &Tokenizer, limit: usize) -> Result<EncodedSet, DataError> {
+pub fn encode(
+    examples: &[Example],
+    template: &Template,
+    words: &[String],
+    labels: usize,
+    tokenizer: &Tokenizer,
+    limit: usize,
+) -> Result<EncodedSet, DataError> {
     if words.len() != labels {
         return Err(DataError::WordCount { labels, words: words.len() });
     }
@@ -127,11 +136,19 @@ pub fn encode(examples: &[Example], template: &Template, words: &[String], label
     Ok(EncodedSet { prompts, verbalizer, cut_rows })
 }
 
-fn answer_tokens(prompt: &str, tokens: &[u32], words: &[String], tokenizer: &Tokenizer) -> Result<Verbalizer, DataError> {
+fn answer_tokens(
+    prompt: &str,
+    tokens: &[u32],
+    words: &[String],
+    tokenizer: &Tokenizer,
+) -> Result<Verbalizer, DataError> {
     let mut found = Vec::with_capacity(words.len());
     for word in words {
         let hint = || match (prompt.ends_with(char::is_whitespace), word.starts_with(' ')) {
-            (true, false) => " (the template ends with a blank: most tokenizers want it at the start of the word instead)".to_string(),
+            (true, false) => {
+                " (the template ends with a blank: most tokenizers want it at the start of the word instead)"
+                    .to_string()
+            }
             (false, false) => " (most tokenizers want a blank before the word)".to_string(),
             _ => String::new(),
         };
@@ -140,7 +157,11 @@ fn answer_tokens(prompt: &str, tokens: &[u32], words: &[String], tokenizer: &Tok
             return Err(DataError::WordMergesWithPrompt { word: word.clone(), hint: hint() });
         }
         if whole.len() != tokens.len() + 1 {
-            return Err(DataError::WordNotOneToken { word: word.clone(), tokens: whole.len() - tokens.len(), hint: hint() });
+            return Err(DataError::WordNotOneToken {
+                word: word.clone(),
+                tokens: whole.len() - tokens.len(),
+                hint: hint(),
+            });
         }
         let token = whole[tokens.len()];
         if let Some(first) = found.iter().position(|t| *t == token) {
@@ -152,8 +173,15 @@ fn answer_tokens(prompt: &str, tokens: &[u32], words: &[String], tokenizer: &Tok
 }
 
 /// Keeps as many characters of the example's texts, cut alike from the end, as fit the limit.
-fn cut(example: &Example, template: &Template, tokenizer: &Tokenizer, limit: usize) -> Result<(String, Vec<u32>), DataError> {
-    let keep = |text: &str, share: usize, of: usize| -> String { text.chars().take(text.chars().count() * share / of).collect() };
+fn cut(
+    example: &Example,
+    template: &Template,
+    tokenizer: &Tokenizer,
+    limit: usize,
+) -> Result<(String, Vec<u32>), DataError> {
+    let keep = |text: &str, share: usize, of: usize| -> String {
+        text.chars().take(text.chars().count() * share / of).collect()
+    };
     let longest = example.text.chars().count().max(example.second.as_ref().map_or(0, |s| s.chars().count()));
     let at = |share: usize| -> Result<(String, Vec<u32>), DataError> {
         let second = example.second.as_ref().map(|s| keep(s, share, longest));

@@ -29,7 +29,8 @@ pub fn sample(set: &Dataset, n: usize, balance: Balance, seed: u64) -> Vec<Examp
             Balance::Proportional => sizes[y] as f64,
         };
         let open = (0..sizes.len()).filter(|y| taken[*y] < sizes[*y]);
-        let next = open.min_by(|a, b| ((taken[*a] as f64 + 0.5) / share(*a)).total_cmp(&((taken[*b] as f64 + 0.5) / share(*b))));
+        let next = open
+            .min_by(|a, b| ((taken[*a] as f64 + 0.5) / share(*a)).total_cmp(&((taken[*b] as f64 + 0.5) / share(*b))));
         if let Some(next) = next {
             taken[next] += 1;
         }
@@ -54,7 +55,8 @@ pub fn train_and_test(set: &Dataset, test_share: f64, seed: u64) -> (Dataset, Da
         examples.sort_by_key(|e| e.row);
         let mut part = Dataset { examples, ..set.clone() };
         part.report.used = part.examples.len();
-        part.report.label_counts = (0..set.labels.len()).map(|y| part.examples.iter().filter(|e| e.label == y).count()).collect();
+        part.report.label_counts =
+            (0..set.labels.len()).map(|y| part.examples.iter().filter(|e| e.label == y).count()).collect();
         part
     };
     (part(train), part(test))

@@ -30,8 +30,29 @@ pub struct Table {
 
 /// Names that columns of labelled text have in published sets; they also tell a header from data.
 const KNOWN_COLUMNS: &[&str] = &[
-    "id", "idx", "index", "text", "sentence", "tweet", "review", "comment", "content", "headline", "headline_text", "premise", "hypothesis", "sentence1", "sentence2", "label", "labels",
-    "sentiment", "class", "category", "target", "gold_label", "english",
+    "id",
+    "idx",
+    "index",
+    "text",
+    "sentence",
+    "tweet",
+    "review",
+    "comment",
+    "content",
+    "headline",
+    "headline_text",
+    "premise",
+    "hypothesis",
+    "sentence1",
+    "sentence2",
+    "label",
+    "labels",
+    "sentiment",
+    "class",
+    "category",
+    "target",
+    "gold_label",
+    "english",
 ];
 
 /// Reads a table from a file's bytes.
@@ -84,8 +105,9 @@ fn read_json_lines(file: &str, text: &str) -> Result<Table, DataError> {
     let mut columns: Vec<String> = Vec::new();
     let mut records = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line)
-            .map_err(|e| DataError::BadRow { file: file.into(), row: i + 1, problem: format!("not a JSON object on one line ({e})") })?;
+        let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).map_err(|e| {
+            DataError::BadRow { file: file.into(), row: i + 1, problem: format!("not a JSON object on one line ({e})") }
+        })?;
         for key in value.keys() {
             if !columns.contains(key) {
                 columns.push(key.clone());
@@ -98,8 +120,19 @@ fn read_json_lines(file: &str, text: &str) -> Result<Table, DataError> {
         Some(serde_json::Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    let rows = records.iter().map(|(number, record)| Row { number: *number, cells: columns.iter().map(|c| cell(record.get(c))).collect() }).collect();
-    Ok(Table { file: file.into(), columns, rows, encoding: String::new(), format: "JSON Lines".into(), header: true, skipped: Vec::new() })
+    let rows = records
+        .iter()
+        .map(|(number, record)| Row { number: *number, cells: columns.iter().map(|c| cell(record.get(c))).collect() })
+        .collect();
+    Ok(Table {
+        file: file.into(),
+        columns,
+        rows,
+        encoding: String::new(),
+        format: "JSON Lines".into(),
+        header: true,
+        skipped: Vec::new(),
+    })
 }
 
 fn read_delimited(file: &str, text: &str) -> Result<Table, DataError> {
@@ -110,7 +143,12 @@ fn read_delimited(file: &str, text: &str) -> Result<Table, DataError> {
         (Some(_), b'\t') => false,
         (Some(row), _) => return Err(DataError::UnclosedQuote { file: file.into(), row }),
     };
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).quoting(quoting).has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .quoting(quoting)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(text.as_bytes());
     let mut records: Vec<Vec<String>> = Vec::new();
     for (i, record) in reader.records().enumerate() {
         let record = record.map_err(|e| DataError::BadRow { file: file.into(), row: i + 1, problem: e.to_string() })?;
@@ -128,7 +166,10 @@ fn read_delimited(file: &str, text: &str) -> Result<Table, DataError> {
         let number = first + i;
         match cells.len() {
             n if n == width => rows.push(Row { number, cells }),
-            n => skipped.push(super::RowProblem { row: number, problem: format!("{n} fields where the first row has {width}") }),
+            n => skipped.push(super::RowProblem {
+                row: number,
+                problem: format!("{n} fields where the first row has {width}"),
+            }),
         }
     }
     let name = match delimiter {
@@ -146,7 +187,11 @@ fn guess_delimiter(file: &str, text: &str) -> u8 {
         return b'\t';
     }
     let columns = |delimiter: u8| -> usize {
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).flexible(true).from_reader(text.as_bytes());
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(text.as_bytes());
         let widths: Vec<usize> = reader.records().take(20).filter_map(Result::ok).map(|r| r.len()).collect();
         let most = widths.first().copied().unwrap_or(1);
         let agree = widths.iter().filter(|w| **w == most).count();

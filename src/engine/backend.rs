@@ -119,7 +119,13 @@ pub trait Backend: Sized {
     async fn read(&self, tensors: &[&Self::Tensor]) -> Result<Vec<Vec<f32>>>;
 
     /// `a · b (+ bias to each row) (+ residual)`; bias `[1, cols]`, residual of the result's shape.
-    fn matmul(&self, a: Operand<Self::Tensor>, b: Operand<Self::Tensor>, bias: Option<&Self::Tensor>, residual: Option<&Self::Tensor>) -> Result<Self::Tensor>;
+    fn matmul(
+        &self,
+        a: Operand<Self::Tensor>,
+        b: Operand<Self::Tensor>,
+        bias: Option<&Self::Tensor>,
+        residual: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
     /// Sum over rows of the columns `start..start+columns`: `[1, columns]`.
     fn column_sum(&self, x: &Self::Tensor, start: usize, columns: usize) -> Result<Self::Tensor>;
@@ -134,33 +140,93 @@ pub trait Backend: Sized {
     /// `x · r ⊙ gain` and the factors `r [N,1] = 1/sqrt(mean(x²)+eps)`; `gain [1, D]`.
     fn rms_norm(&self, x: &Self::Tensor, gain: &Self::Tensor, eps: f64) -> Result<(Self::Tensor, Self::Tensor)>;
     /// Gradient to `x` of [`Backend::rms_norm`]; `frozen` takes the factors `r` as constants.
-    fn rms_norm_backward(&self, dy: &Self::Tensor, x: &Self::Tensor, gain: &Self::Tensor, r: &Self::Tensor, frozen: bool) -> Result<Self::Tensor>;
+    fn rms_norm_backward(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        gain: &Self::Tensor,
+        r: &Self::Tensor,
+        frozen: bool,
+    ) -> Result<Self::Tensor>;
     /// Gradient to the gain, `[1, D]`.
     fn rms_norm_gain_gradient(&self, dy: &Self::Tensor, x: &Self::Tensor, r: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// Rotary embedding of `x [N, heads·d]` by each token's position; `inverse` rotates back, which is its backward.
-    fn rotate(&self, x: &Self::Tensor, head_dim: usize, layout: &Self::Layout, rotary: &(Self::Tensor, Self::Tensor), inverse: bool) -> Result<Self::Tensor>;
+    fn rotate(
+        &self,
+        x: &Self::Tensor,
+        head_dim: usize,
+        layout: &Self::Layout,
+        rotary: &(Self::Tensor, Self::Tensor),
+        inverse: bool,
+    ) -> Result<Self::Tensor>;
 
     /// Causal softmax patterns `[H, pattern entries]` of `q [N, H·d]`, `k [N, K·d]`.
-    fn attention_pattern(&self, q: &Self::Tensor, k: &Self::Tensor, head_dim: usize, layout: &Self::Layout) -> Result<Self::Tensor>;
+    fn attention_pattern(
+        &self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        head_dim: usize,
+        layout: &Self::Layout,
+    ) -> Result<Self::Tensor>;
     /// `out[t,h] = Σ_s pattern[h,t,s] · v[s, kv(h)]`: `[N, H·d]`.
-    fn attention_mix(&self, pattern: &Self::Tensor, v: &Self::Tensor, head_dim: usize, layout: &Self::Layout) -> Result<Self::Tensor>;
+    fn attention_mix(
+        &self,
+        pattern: &Self::Tensor,
+        v: &Self::Tensor,
+        head_dim: usize,
+        layout: &Self::Layout,
+    ) -> Result<Self::Tensor>;
     /// `out[s,j] = Σ_{h reads j} Σ_t pattern[h,t,s] · dz[t,h]`: `[N, K·d]`, the backward of mix to `v`.
-    fn attention_mix_backward(&self, pattern: &Self::Tensor, dz: &Self::Tensor, kv_heads: usize, head_dim: usize, layout: &Self::Layout) -> Result<Self::Tensor>;
+    fn attention_mix_backward(
+        &self,
+        pattern: &Self::Tensor,
+        dz: &Self::Tensor,
+        kv_heads: usize,
+        head_dim: usize,
+        layout: &Self::Layout,
+    ) -> Result<Self::Tensor>;
     /// Gradient to the scores before softmax, already divided by `sqrt(d)`, in the pattern's layout. Mixed with `k`
     /// it is the gradient to `q`; its mix-backward with `q` is the gradient to `k`.
-    fn attention_pattern_backward(&self, pattern: &Self::Tensor, dz: &Self::Tensor, v: &Self::Tensor, head_dim: usize, layout: &Self::Layout) -> Result<Self::Tensor>;
+    fn attention_pattern_backward(
+        &self,
+        pattern: &Self::Tensor,
+        dz: &Self::Tensor,
+        v: &Self::Tensor,
+        head_dim: usize,
+        layout: &Self::Layout,
+    ) -> Result<Self::Tensor>;
 
     /// Heads flagged in `flags [1, H]` take `means[slot of the token]` instead of `z`; `slots` indexes rows of
     /// `means [S, H·d]` for each token.
-    fn replace_heads(&self, z: &Self::Tensor, means: &Self::Tensor, slots: &Self::Ids, flags: &Self::Tensor, head_dim: usize) -> Result<Self::Tensor>;
+    fn replace_heads(
+        &self,
+        z: &Self::Tensor,
+        means: &Self::Tensor,
+        slots: &Self::Ids,
+        flags: &Self::Tensor,
+        head_dim: usize,
+    ) -> Result<Self::Tensor>;
     /// `[N, H]`: `⟨z[t,h] − means[slot(t),h], gradient[t,h]⟩`.
-    fn head_products(&self, z: &Self::Tensor, means: &Self::Tensor, slots: &Self::Ids, gradient: &Self::Tensor, head_dim: usize) -> Result<Self::Tensor>;
+    fn head_products(
+        &self,
+        z: &Self::Tensor,
+        means: &Self::Tensor,
+        slots: &Self::Ids,
+        gradient: &Self::Tensor,
+        head_dim: usize,
+    ) -> Result<Self::Tensor>;
 
     /// `SiLU(gate) ⊙ up`.
     fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
     /// Gradients to gate and up.
-    fn swiglu_backward(&self, dy: &Self::Tensor, gate: &Self::Tensor, up: &Self::Tensor, rule: GateRule) -> Result<(Self::Tensor, Self::Tensor)>;
+    fn swiglu_backward(
+        &self,
+        dy: &Self::Tensor,
+        gate: &Self::Tensor,
+        up: &Self::Tensor,
+        rule: GateRule,
+    ) -> Result<(Self::Tensor, Self::Tensor)>;
 
     /// Loss of each row, `[B,1]`: `−log softmax(logits)[target]`, and the gradient of their mean to the logits.
     fn cross_entropy(&self, logits: &Self::Tensor, targets: &Self::Ids) -> Result<(Self::Tensor, Self::Tensor)>;
@@ -170,7 +236,17 @@ pub trait Backend: Sized {
     /// One AdamW update of the window of `parameter` that starts at `(row, col)` and has the gradient's shape
     /// (METHOD.md §7); `m` and `v` have it too. `norm_squared` is that of all gradients before clipping.
     #[allow(clippy::too_many_arguments)]
-    fn adamw(&self, parameter: &Self::Tensor, row: usize, col: usize, gradient: &Self::Tensor, m: &Self::Tensor, v: &Self::Tensor, norm_squared: &Self::Tensor, step: &super::optimiser::Step) -> Result<()>;
+    fn adamw(
+        &self,
+        parameter: &Self::Tensor,
+        row: usize,
+        col: usize,
+        gradient: &Self::Tensor,
+        m: &Self::Tensor,
+        v: &Self::Tensor,
+        norm_squared: &Self::Tensor,
+        step: &super::optimiser::Step,
+    ) -> Result<()>;
     /// A copy of a window.
     fn copy_window(&self, x: &Self::Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Self::Tensor>;
     /// Overwrites a window.
@@ -186,7 +262,15 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// [`EngineError::RuleUnavailable`] where the backend has no such pass.
-    fn sweep_relevance(engine: &Engine<Self>, _pool: &PoolBatch<'_>, _means: &HeadMeans<Self::Tensor>, _rules: Rules, _score: Score, _target: Target<'_>, _first: usize) -> Result<Vec<f64>> {
+    fn sweep_relevance(
+        engine: &Engine<Self>,
+        _pool: &PoolBatch<'_>,
+        _means: &HeadMeans<Self::Tensor>,
+        _rules: Rules,
+        _score: Score,
+        _target: Target<'_>,
+        _first: usize,
+    ) -> Result<Vec<f64>> {
         Err(EngineError::RuleUnavailable(engine.backend.device()))
     }
 
@@ -194,7 +278,13 @@ pub trait Backend: Sized {
     ///
     /// # Errors
     /// [`EngineError::RuleUnavailable`] where the backend has no such pass.
-    fn sweep_trace(engine: &Engine<Self>, _pool: &PoolBatch<'_>, _means: &HeadMeans<Self::Tensor>, _rules: Rules, _source: Head) -> Result<Trace> {
+    fn sweep_trace(
+        engine: &Engine<Self>,
+        _pool: &PoolBatch<'_>,
+        _means: &HeadMeans<Self::Tensor>,
+        _rules: Rules,
+        _source: Head,
+    ) -> Result<Trace> {
         Err(EngineError::RuleUnavailable(engine.backend.device()))
     }
 }

@@ -42,14 +42,21 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// An unknown parameter or a device failure.
-    pub fn gradients(&self, batch: &Batch, verbalizer: &[u32], over: LossOver, slices: &[ParameterSlice]) -> Result<(B::Tensor, Vec<B::Tensor>)> {
+    pub fn gradients(
+        &self,
+        batch: &Batch,
+        verbalizer: &[u32],
+        over: LossOver,
+        slices: &[ParameterSlice],
+    ) -> Result<(B::Tensor, Vec<B::Tensor>)> {
         let b = &self.backend;
         for slice in slices {
             self.weight(&slice.name)?;
         }
         let packed = self.pack(batch)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
-        let mut gradients = Gradients { slices, found: vec![None; slices.len()], floor: floor(slices, self.config.layers) };
+        let mut gradients =
+            Gradients { slices, found: vec![None; slices.len()], floor: floor(slices, self.config.layers) };
 
         let unembedding_name = self.config.unembedding();
         let unembedding = self.weight(unembedding_name)?;
@@ -60,7 +67,8 @@ impl<B: Backend> Engine<B> {
                 let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| verbalizer[y]).collect()))?;
                 let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
                 let d_hidden = b.matmul(self.all(&d_logits), self.all(unembedding), None, None)?;
-                let d_unembedding = gradients.wants(unembedding_name).then(|| self.weight_gradient(&d_logits, hidden)).transpose()?;
+                let d_unembedding =
+                    gradients.wants(unembedding_name).then(|| self.weight_gradient(&d_logits, hidden)).transpose()?;
                 (losses, d_hidden, d_unembedding)
             }
             LossOver::Labels => {
@@ -103,7 +111,8 @@ impl<B: Backend> Engine<B> {
             self.whole_gradient("lm_head.weight", d_unembedding.clone(), gradients)?;
         }
         self.gain_gradient(FINAL_NORM, d_hidden, &activations.answer, &activations.r_final, gradients)?;
-        let d_answer = b.rms_norm_backward(d_hidden, &activations.answer, self.weight(FINAL_NORM)?, &activations.r_final, false)?;
+        let d_answer =
+            b.rms_norm_backward(d_hidden, &activations.answer, self.weight(FINAL_NORM)?, &activations.r_final, false)?;
         let mut dx = b.scatter_rows(&d_answer, &batch.answers, batch.rows)?;
         for l in (gradients.floor.unwrap_or(0)..c.layers).rev() {
             // Dropped at the end of the turn: its buffers serve the layers below.
@@ -117,9 +126,11 @@ impl<B: Backend> Engine<B> {
             self.linear_gradients(&name("mlp.gate_proj"), &d_gate, &a.normed2, gradients)?;
             self.linear_gradients(&name("mlp.up_proj"), &d_up, &a.normed2, gradients)?;
             let d_normed2 = b.matmul(self.all(&d_gate), self.all(weight("mlp.gate_proj.weight")?), None, None)?;
-            let d_normed2 = b.matmul(self.all(&d_up), self.all(weight("mlp.up_proj.weight")?), None, Some(&d_normed2))?;
+            let d_normed2 =
+                b.matmul(self.all(&d_up), self.all(weight("mlp.up_proj.weight")?), None, Some(&d_normed2))?;
             self.gain_gradient(&name("post_attention_layernorm.weight"), &d_normed2, &a.middle, &a.r2, gradients)?;
-            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, false)?;
+            let d_norm =
+                b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, false)?;
             dx = b.add(&dx, &d_norm)?;
 
             self.linear_gradients(&name("self_attn.o_proj"), &dx, &a.z, gradients)?;
@@ -139,8 +150,10 @@ impl<B: Backend> Engine<B> {
                 return Ok(());
             }
             let d_normed = b.matmul(self.all(&dq), self.all(weight("self_attn.q_proj.weight")?), None, None)?;
-            let d_normed = b.matmul(self.all(&dk), self.all(weight("self_attn.k_proj.weight")?), None, Some(&d_normed))?;
-            let d_normed = b.matmul(self.all(&dv), self.all(weight("self_attn.v_proj.weight")?), None, Some(&d_normed))?;
+            let d_normed =
+                b.matmul(self.all(&dk), self.all(weight("self_attn.k_proj.weight")?), None, Some(&d_normed))?;
+            let d_normed =
+                b.matmul(self.all(&dv), self.all(weight("self_attn.v_proj.weight")?), None, Some(&d_normed))?;
             self.gain_gradient(&norm, &d_normed, &a.x, &a.r1, gradients)?;
             if lowest {
                 return Ok(());
@@ -160,7 +173,13 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Gradients to the wanted windows of a linear map's weight and bias.
-    fn linear_gradients(&self, name: &str, dy: &B::Tensor, x: &B::Tensor, gradients: &mut Gradients<B::Tensor>) -> Result<()> {
+    fn linear_gradients(
+        &self,
+        name: &str,
+        dy: &B::Tensor,
+        x: &B::Tensor,
+        gradients: &mut Gradients<B::Tensor>,
+    ) -> Result<()> {
         let b = &self.backend;
         for i in gradients.wanted(&format!("{name}.weight")).collect::<Vec<_>>() {
             let slice = &gradients.slices[i];
@@ -175,13 +194,25 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    fn gain_gradient(&self, name: &str, dy: &B::Tensor, x: &B::Tensor, r: &B::Tensor, gradients: &mut Gradients<B::Tensor>) -> Result<()> {
+    fn gain_gradient(
+        &self,
+        name: &str,
+        dy: &B::Tensor,
+        x: &B::Tensor,
+        r: &B::Tensor,
+        gradients: &mut Gradients<B::Tensor>,
+    ) -> Result<()> {
         let gradient = gradients.wants(name).then(|| self.backend.rms_norm_gain_gradient(dy, x, r)).transpose()?;
         self.whole_gradient(name, gradient, gradients)
     }
 
     /// Hands a whole weight's gradient to the slices that want a window of it.
-    fn whole_gradient(&self, name: &str, gradient: Option<B::Tensor>, gradients: &mut Gradients<B::Tensor>) -> Result<()> {
+    fn whole_gradient(
+        &self,
+        name: &str,
+        gradient: Option<B::Tensor>,
+        gradients: &mut Gradients<B::Tensor>,
+    ) -> Result<()> {
         let Some(gradient) = gradient else { return Ok(()) };
         let shape = self.backend.shape(&gradient);
         for i in gradients.wanted(name).collect::<Vec<_>>() {

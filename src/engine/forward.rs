@@ -73,7 +73,13 @@ impl<B: Backend> Engine<B> {
     }
 
     /// `x · Wᵀ (+ b) (+ residual)`.
-    pub(super) fn linear(&self, x: &B::Tensor, weight: &B::Tensor, bias: Option<&B::Tensor>, residual: Option<&B::Tensor>) -> Result<B::Tensor> {
+    pub(super) fn linear(
+        &self,
+        x: &B::Tensor,
+        weight: &B::Tensor,
+        bias: Option<&B::Tensor>,
+        residual: Option<&B::Tensor>,
+    ) -> Result<B::Tensor> {
         self.backend.matmul(self.all(x), Operand { transposed: true, ..self.all(weight) }, bias, residual)
     }
 
@@ -140,7 +146,12 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// A device failure.
-    pub async fn ablated_logits(&self, batch: &Batch, verbalizer: &[u32], ablation: &Ablation<'_, B::Tensor>) -> Result<Vec<Vec<f32>>> {
+    pub async fn ablated_logits(
+        &self,
+        batch: &Batch,
+        verbalizer: &[u32],
+        ablation: &Ablation<'_, B::Tensor>,
+    ) -> Result<Vec<Vec<f32>>> {
         let packed = self.pack(batch)?;
         let hidden = self.forward(&packed, Some(ablation), false, |_, _| Ok(()))?.hidden;
         let logits = self.label_logits(&hidden, verbalizer)?;

@@ -15,8 +15,8 @@ mod parameters;
 mod relevance;
 mod rules;
 
-pub use backward::LossOver;
 pub use backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+pub use backward::LossOver;
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
 pub use optimiser::{AdamW, Moments};
@@ -37,7 +37,9 @@ pub enum EngineError {
     NoGpu(String),
     #[error("the GPU refuses: {0}")]
     Gpu(String),
-    #[error("the model needs a buffer of {needed} bytes for `{what}`, and this device allows {limit}: use the CPU engine or a smaller model")]
+    #[error(
+        "the model needs a buffer of {needed} bytes for `{what}`, and this device allows {limit}: use the CPU engine or a smaller model"
+    )]
     TooLarge { what: String, needed: u64, limit: u64 },
     #[error("prompt {prompt} has {tokens} tokens, the model takes at most {limit}")]
     PromptTooLong { prompt: usize, tokens: usize, limit: usize },
@@ -47,7 +49,9 @@ pub enum EngineError {
     EmptyPrompt(usize),
     #[error("no parameter is named `{0}`")]
     UnknownParameter(String),
-    #[error("this rule set needs a decomposed forward pass, which {0} does not have: use the rule `linear`, or the CPU engine")]
+    #[error(
+        "this rule set needs a decomposed forward pass, which {0} does not have: use the rule `linear`, or the CPU engine"
+    )]
     RuleUnavailable(String),
     #[error("the magnitude score does not exist under a one-pass linear rule: choose projection, or the rule `secant`")]
     MagnitudeNeedsSweep,

@@ -58,7 +58,9 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// A device failure.
     pub fn moments(&self, slices: Vec<ParameterSlice>) -> Result<Moments<B::Tensor>> {
-        let zeros = |s: &ParameterSlice| Ok((self.backend.zeros(s.rows.len(), s.cols.len())?, self.backend.zeros(s.rows.len(), s.cols.len())?));
+        let zeros = |s: &ParameterSlice| {
+            Ok((self.backend.zeros(s.rows.len(), s.cols.len())?, self.backend.zeros(s.rows.len(), s.cols.len())?))
+        };
         let state = slices.iter().map(zeros).collect::<Result<_>>()?;
         Ok(Moments { slices, state, steps: 0 })
     }
@@ -67,7 +69,15 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// A device failure.
-    pub fn train_step(&self, batch: &Batch, verbalizer: &[u32], over: LossOver, optimiser: &AdamW, learning_rate: f64, moments: &mut Moments<B::Tensor>) -> Result<B::Tensor> {
+    pub fn train_step(
+        &self,
+        batch: &Batch,
+        verbalizer: &[u32],
+        over: LossOver,
+        optimiser: &AdamW,
+        learning_rate: f64,
+        moments: &mut Moments<B::Tensor>,
+    ) -> Result<B::Tensor> {
         let (losses, gradients) = self.gradients(batch, verbalizer, over, &moments.slices)?;
         let norm_squared = self.backend.sum_of_squares(&gradients)?;
         moments.steps += 1;
@@ -82,7 +92,16 @@ impl<B: Backend> Engine<B> {
                 correction1: (1.0 - optimiser.beta1.powi(moments.steps)) as f32,
                 correction2: (1.0 - optimiser.beta2.powi(moments.steps)) as f32,
             };
-            self.backend.adamw(self.weight(&slice.name)?, slice.rows.start, slice.cols.start, gradient, m, v, &norm_squared, &step)?;
+            self.backend.adamw(
+                self.weight(&slice.name)?,
+                slice.rows.start,
+                slice.cols.start,
+                gradient,
+                m,
+                v,
+                &norm_squared,
+                &step,
+            )?;
         }
         self.backend.submit();
         Ok(losses)

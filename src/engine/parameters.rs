@@ -36,7 +36,9 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// An unknown parameter or a device failure.
     pub fn snapshot(&self, slices: &[ParameterSlice]) -> Result<Snapshot<B::Tensor>> {
-        let copy = |s: &ParameterSlice| self.backend.copy_window(self.weight(&s.name)?, s.rows.start, s.cols.start, s.rows.len(), s.cols.len());
+        let copy = |s: &ParameterSlice| {
+            self.backend.copy_window(self.weight(&s.name)?, s.rows.start, s.cols.start, s.rows.len(), s.cols.len())
+        };
         Ok(Snapshot { slices: slices.to_vec(), values: slices.iter().map(copy).collect::<Result<_>>()? })
     }
 

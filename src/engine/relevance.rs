@@ -1,7 +1,7 @@
 //! Head-output means and the `linear` relevance of all heads by one reverse pass (METHOD.md §§3, 4, 9).
 
-use super::{Backend, Batch, Engine, GateRule, PackedIds, Result};
 use super::forward::{Activations, Layer, Packed};
+use super::{Backend, Batch, Engine, GateRule, PackedIds, Result};
 use crate::model::{FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -127,7 +127,13 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// A device failure.
-    pub async fn linear_relevance(&self, pool: &PoolBatch<'_>, means: &HeadMeans<B::Tensor>, target: Target<'_>, rule: GateRule) -> Result<LinearRelevance> {
+    pub async fn linear_relevance(
+        &self,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<B::Tensor>,
+        target: Target<'_>,
+        rule: GateRule,
+    ) -> Result<LinearRelevance> {
         let b = &self.backend;
         let c = &self.config;
         let products = self.reverse(pool, means, target, rule)?;
@@ -146,7 +152,13 @@ impl<B: Backend> Engine<B> {
     }
 
     /// `⟨a(t) − μ, G(t)⟩` of every token and head: `[N, H]` for each layer, lowest first.
-    fn reverse(&self, pool: &PoolBatch<'_>, means: &HeadMeans<B::Tensor>, target: Target<'_>, rule: GateRule) -> Result<Vec<B::Tensor>> {
+    fn reverse(
+        &self,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<B::Tensor>,
+        target: Target<'_>,
+        rule: GateRule,
+    ) -> Result<Vec<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
         let packed = self.pack(pool.batch)?;
         let slots = b.ids(PackedIds::new(pool.slots.to_vec()))?;
@@ -156,7 +168,10 @@ impl<B: Backend> Engine<B> {
                 let v_final = self.task_gradient(pool, &activations)?;
                 (b.scatter_rows(&v_final, &packed.answers, packed.rows)?, vec![None; c.layers])
             }
-            Target::Heads(heads, direction) => (b.zeros(packed.rows, c.hidden)?, self.target_vectors(pool, &packed, &activations, means, heads, direction, rule)?),
+            Target::Heads(heads, direction) => (
+                b.zeros(packed.rows, c.hidden)?,
+                self.target_vectors(pool, &packed, &activations, means, heads, direction, rule)?,
+            ),
         };
         let mut products = Vec::new();
         self.reverse_layers(&packed, &activations.layers, start, rule, |l, layer, dz| {
@@ -204,7 +219,12 @@ impl<B: Backend> Engine<B> {
                     let mean = b.gather_rows(&means.layers[l], &answer_slots)?;
                     b.add(&z, &b.scale_columns(&mean, &b.upload(&vec![-1.0; c.heads_width()], 1, c.heads_width())?)?)?
                 }
-                _ => b.matmul(self.all(&v_final), self.all(self.weight(&layer_parameter(l, "self_attn.o_proj.weight"))?), None, None)?,
+                _ => b.matmul(
+                    self.all(&v_final),
+                    self.all(self.weight(&layer_parameter(l, "self_attn.o_proj.weight"))?),
+                    None,
+                    None,
+                )?,
             };
             let wide: Vec<f32> = flags.iter().flat_map(|f| std::iter::repeat_n(*f, c.head_dim)).collect();
             vectors.push(Some(b.scale_columns(&vector, &b.upload(&wide, 1, c.heads_width())?)?));
@@ -213,10 +233,15 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Gradient of `⟨hidden, v_task⟩` to the last residual at the answer positions, the norm factor a constant: `[B, D]`.
-    pub(super) fn task_gradient(&self, pool: &PoolBatch<'_>, activations: &Activations<B::Tensor>) -> Result<B::Tensor> {
+    pub(super) fn task_gradient(
+        &self,
+        pool: &PoolBatch<'_>,
+        activations: &Activations<B::Tensor>,
+    ) -> Result<B::Tensor> {
         let b = &self.backend;
         let labels = pool.verbalizer.len();
-        let rows = b.gather_rows(self.weight(self.config.unembedding())?, &b.ids(PackedIds::new(pool.verbalizer.to_vec()))?)?;
+        let rows =
+            b.gather_rows(self.weight(self.config.unembedding())?, &b.ids(PackedIds::new(pool.verbalizer.to_vec()))?)?;
         let others = -1.0 / (labels - 1) as f32;
         let share = |gold: usize| (0..labels).map(move |y| if y == gold { 1.0 } else { others });
         let shares: Vec<f32> = pool.batch.labels.iter().flat_map(|&gold| share(gold)).collect();
@@ -238,12 +263,15 @@ impl<B: Backend> Engine<B> {
         let (b, c) = (&self.backend, &self.config);
         for (l, a) in layers.iter().enumerate().rev() {
             let weight = |suffix: &str| self.weight(&layer_parameter(l, suffix));
-            let product = |dy: &B::Tensor, suffix: &str, residual: Option<&B::Tensor>| b.matmul(self.all(dy), self.all(weight(suffix)?), None, residual);
+            let product = |dy: &B::Tensor, suffix: &str, residual: Option<&B::Tensor>| {
+                b.matmul(self.all(dy), self.all(weight(suffix)?), None, residual)
+            };
             let d_gated = product(&dx, "mlp.down_proj.weight", None)?;
             let (d_gate, d_up) = b.swiglu_backward(&d_gated, &a.gate, &a.up, rule)?;
             let d_normed2 = product(&d_gate, "mlp.gate_proj.weight", None)?;
             let d_normed2 = product(&d_up, "mlp.up_proj.weight", Some(&d_normed2))?;
-            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, true)?;
+            let d_norm =
+                b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, true)?;
             dx = b.add(&dx, &d_norm)?;
             let mut dz = product(&dx, "self_attn.o_proj.weight", None)?;
             if let Some(seed) = at_heads(l, a, &dz)? {

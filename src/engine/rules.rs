@@ -32,9 +32,11 @@ pub struct Rules {
 
 impl Rules {
     /// The exact comparison.
-    pub const SECANT: Self = Self { query_key: false, activation: ActivationRule::Secant, bias: BiasRule::Split, sign: false };
+    pub const SECANT: Self =
+        Self { query_key: false, activation: ActivationRule::Secant, bias: BiasRule::Split, sign: false };
     /// CD-T's published code carried over.
-    pub const PUBLISHED: Self = Self { query_key: true, activation: ActivationRule::Cdt, bias: BiasRule::Split, sign: true };
+    pub const PUBLISHED: Self =
+        Self { query_key: true, activation: ActivationRule::Cdt, bias: BiasRule::Split, sign: true };
 }
 
 /// How relevances are computed.

@@ -7,6 +7,7 @@ pub mod verify;
 
 pub use recipe::{Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};
 pub use record::{
-    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary, Record, SetSummary, Sets, StageTime, Warning,
+    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary,
+    Record, SetSummary, Sets, StageTime, Warning,
 };
 pub use runner::{Prepared, PreparedSet, Progress, RunError, RunObserver, Stage, Tables, prepare, run};

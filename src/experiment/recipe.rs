@@ -114,7 +114,14 @@ pub struct Recipe {
 
 impl Default for Recipe {
     fn default() -> Self {
-        let train = |epochs, learning_rate| TrainSettings { epochs, batch: 8, learning_rate, warmup: 0.1, optimiser: AdamW::default(), loss: LossOver::Vocab };
+        let train = |epochs, learning_rate| TrainSettings {
+            epochs,
+            batch: 8,
+            learning_rate,
+            warmup: 0.1,
+            optimiser: AdamW::default(),
+            loss: LossOver::Vocab,
+        };
         let names = ["negative", "neutral", "positive"];
         Self {
             version: SCHEMA_VERSION,
@@ -162,7 +169,10 @@ impl Recipe {
     pub fn check(&self) -> Result<(), RecipeError> {
         let bad = |field: &'static str, problem: String| Err(RecipeError::Value { field, problem });
         if self.version != SCHEMA_VERSION {
-            return bad("version", format!("{} is not the version {SCHEMA_VERSION} that this program reads", self.version));
+            return bad(
+                "version",
+                format!("{} is not the version {SCHEMA_VERSION} that this program reads", self.version),
+            );
         }
         if self.labels.len() < 2 {
             return bad("labels", "at least two are needed".into());
@@ -177,18 +187,30 @@ impl Recipe {
             return bad("test_share", format!("{} is not a share between 0 and 1", self.test_share));
         }
         if self.score == ScoreKind::Magnitude && self.rule == RuleSet::Linear {
-            return bad("score", "`magnitude` does not exist under the rule `linear`; choose `secant` or `projection`".into());
+            return bad(
+                "score",
+                "`magnitude` does not exist under the rule `linear`; choose `secant` or `projection`".into(),
+            );
         }
         if self.sizes.pool == 1 || (self.sizes.pool > 0 && self.sizes.pool < self.labels.len()) {
-            return bad("sizes.pool", format!("{} rows cannot hold one of each of the {} labels", self.sizes.pool, self.labels.len()));
+            return bad(
+                "sizes.pool",
+                format!("{} rows cannot hold one of each of the {} labels", self.sizes.pool, self.labels.len()),
+            );
         }
         if self.sizes.source_train > 0 && self.sizes.pool > self.sizes.source_train {
-            return bad("sizes.pool", format!("{} rows cannot come out of {} source-train rows", self.sizes.pool, self.sizes.source_train));
+            return bad(
+                "sizes.pool",
+                format!("{} rows cannot come out of {} source-train rows", self.sizes.pool, self.sizes.source_train),
+            );
         }
         for (field, settings) in [("competence", &self.competence), ("masked", &self.masked), ("full", &self.full)] {
             let finite = settings.learning_rate.is_finite() && settings.learning_rate > 0.0;
             if !finite || settings.batch == 0 || !(0.0..=1.0).contains(&settings.warmup) {
-                return bad(field, "learning_rate must be positive, batch at least 1, warmup a share between 0 and 1".into());
+                return bad(
+                    field,
+                    "learning_rate must be positive, batch at least 1, warmup a share between 0 and 1".into(),
+                );
             }
         }
         Ok(())

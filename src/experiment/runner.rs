@@ -1,7 +1,8 @@
 //! Runs a recipe: data → prompts → competence → circuit → arms → measures → record.
 
 use super::record::{
-    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary, Record, SetSummary, Sets, StageTime, Warning,
+    Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary,
+    Record, SetSummary, Sets, StageTime, Warning,
 };
 use super::{Recipe, RecipeError, SCHEMA_VERSION};
 use crate::circuit::{self, Expansion, POOR, Pool, Positions, SlotMap};
@@ -114,7 +115,10 @@ pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Resul
         let mapping = columns.clone().map_or_else(|| data::guess_mapping(table), Ok)?;
         Dataset::new(table, &mapping, &recipe.labels)
     };
-    let pair = |train: &Table, test: &Option<Table>, columns: &Option<ColumnMapping>| -> Result<(Dataset, Dataset), DataError> {
+    let pair = |train: &Table,
+                test: &Option<Table>,
+                columns: &Option<ColumnMapping>|
+     -> Result<(Dataset, Dataset), DataError> {
         let train = set(train, columns)?;
         match test {
             Some(test) => Ok((train, set(test, columns)?)),
@@ -125,7 +129,12 @@ pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Resul
     let (target_train, target_test) = pair(&tables.target_train, &tables.target_test, &recipe.target_columns)?;
     let datasets = Sets { source_train, source_test, target_train, target_test };
     let mut warnings = Vec::new();
-    for (train, test) in [(&datasets.source_train, &datasets.source_test), (&datasets.target_train, &datasets.target_test), (&datasets.source_train, &datasets.target_test), (&datasets.target_train, &datasets.source_test)] {
+    for (train, test) in [
+        (&datasets.source_train, &datasets.source_test),
+        (&datasets.target_train, &datasets.target_test),
+        (&datasets.source_train, &datasets.target_test),
+        (&datasets.target_train, &datasets.source_test),
+    ] {
         let crossings = data::crossings(train, test);
         if let Some(example) = crossings.first().cloned() {
             warnings.push(Warning::Crossing { rows: crossings.len(), example });
@@ -134,9 +143,14 @@ pub fn prepare(recipe: &Recipe, tables: &Tables, tokenizer: &Tokenizer) -> Resul
     let mut verbalizer: Option<data::Verbalizer> = None;
     let mut encode = |name: &str, dataset: &Dataset, n: usize, balance: Balance| -> Result<PreparedSet, RunError> {
         let sample = data::sample(dataset, n, balance, recipe.seed);
-        let EncodedSet { prompts, verbalizer: found, cut_rows } = data::encode(&sample, &template, &recipe.words, recipe.labels.len(), tokenizer, recipe.max_tokens)?;
+        let EncodedSet { prompts, verbalizer: found, cut_rows } =
+            data::encode(&sample, &template, &recipe.words, recipe.labels.len(), tokenizer, recipe.max_tokens)?;
         if verbalizer.get_or_insert_with(|| found.clone()).tokens != found.tokens {
-            return Err(DataError::WordMergesWithPrompt { word: recipe.words.join(", "), hint: " (the words are other tokens in another set)".into() }.into());
+            return Err(DataError::WordMergesWithPrompt {
+                word: recipe.words.join(", "),
+                hint: " (the words are other tokens in another set)".into(),
+            }
+            .into());
         }
         if !cut_rows.is_empty() {
             warnings.push(Warning::Cut { set: name.into(), rows: cut_rows.len() });
@@ -167,7 +181,8 @@ fn balanced_prompts(prompts: &[Prompt], labels: usize, n: usize) -> Vec<Prompt> 
     if n == 0 || n >= prompts.len() {
         return prompts.to_vec();
     }
-    let mut groups: Vec<std::vec::IntoIter<&Prompt>> = (0..labels).map(|y| prompts.iter().filter(|p| p.label == y).collect::<Vec<_>>().into_iter()).collect();
+    let mut groups: Vec<std::vec::IntoIter<&Prompt>> =
+        (0..labels).map(|y| prompts.iter().filter(|p| p.label == y).collect::<Vec<_>>().into_iter()).collect();
     let mut chosen = Vec::new();
     while chosen.len() < n {
         for group in &mut groups {
@@ -212,7 +227,15 @@ impl<O: RunObserver> Observer for Meter<'_, O> {
         self.done.set(self.done.get() + weighted_tokens);
         let (done, elapsed) = (self.done.get(), self.started.elapsed().as_secs_f64());
         let remaining_seconds = (done > 0.0).then(|| elapsed * (self.total - done).max(0.0) / done);
-        self.watcher.progress(Progress { stage: self.stage.get(), done, total: self.total, elapsed_seconds: elapsed, remaining_seconds }).await
+        self.watcher
+            .progress(Progress {
+                stage: self.stage.get(),
+                done,
+                total: self.total,
+                elapsed_seconds: elapsed,
+                remaining_seconds,
+            })
+            .await
     }
 }
 
@@ -220,7 +243,9 @@ impl<O: RunObserver> Observer for Meter<'_, O> {
 fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prepared) -> f64 {
     let tokens = |set: &PreparedSet| set.prompts.iter().map(|p| p.tokens.len()).sum::<usize>() as f64;
     let sets = &prepared.sets;
-    let share = |n: usize, set: &PreparedSet| tokens(set) * if n == 0 { 1.0 } else { (n as f64 / set.prompts.len() as f64).min(1.0) };
+    let share = |n: usize, set: &PreparedSet| {
+        tokens(set) * if n == 0 { 1.0 } else { (n as f64 / set.prompts.len() as f64).min(1.0) }
+    };
     let pool = share(recipe.sizes.pool, &sets.source_train);
     let test = tokens(&sets.source_test) + tokens(&sets.target_test);
     let relevance_cost = match recipe.rule.method() {
@@ -228,14 +253,19 @@ fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prep
         Method::Sweep(_) => circuit::sweep_cost(engine),
     };
     let depths = recipe.depth as f64 + 1.0;
-    let faithfulness = share(recipe.sizes.faithfulness, &sets.source_test) * (2.0 + depths * (1.0 + recipe.random_circuits as f64));
+    let faithfulness =
+        share(recipe.sizes.faithfulness, &sets.source_test) * (2.0 + depths * (1.0 + recipe.random_circuits as f64));
     let training = |settings: &TrainSettings, set: &PreparedSet| TRAIN_COST * settings.epochs as f64 * tokens(set);
     let arm = |kind: &ArmKind| match kind {
         ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
         ArmKind::Random => recipe.random_arms as f64 * (training(&recipe.masked, &sets.target_train) + test),
         _ => training(&recipe.masked, &sets.target_train) + test,
     };
-    test + training(&recipe.competence, &sets.source_train) + test + pool * (1.0 + depths * relevance_cost) + faithfulness + recipe.arms.iter().map(arm).sum::<f64>()
+    test + training(&recipe.competence, &sets.source_train)
+        + test
+        + pool * (1.0 + depths * relevance_cost)
+        + faithfulness
+        + recipe.arms.iter().map(arm).sum::<f64>()
 }
 
 /// Runs a recipe on a freshly loaded model. The engine is left on the competent checkpoint.
@@ -243,7 +273,13 @@ fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prep
 /// # Errors
 /// Whatever is wrong with recipe or data, a device failure, or cancellation; what was found until then went to the
 /// observer.
-pub async fn run<B: Backend>(engine: &Engine<B>, model: ModelSummary, prepared: &Prepared, recipe: &Recipe, watcher: &impl RunObserver) -> Result<Record, RunError> {
+pub async fn run<B: Backend>(
+    engine: &Engine<B>,
+    model: ModelSummary,
+    prepared: &Prepared,
+    recipe: &Recipe,
+    watcher: &impl RunObserver,
+) -> Result<Record, RunError> {
     let sets = &prepared.sets;
     let now = Instant::now();
     let meter = Meter {
@@ -292,7 +328,16 @@ pub async fn run<B: Backend>(engine: &Engine<B>, model: ModelSummary, prepared: 
 
     meter.enter(Stage::Competence);
     if recipe.competence.epochs > 0 {
-        record.competence_losses = train(engine, &sets.source_train.prompts, verbalizer, full_slices(&engine.config), &recipe.competence, recipe.seed, &meter).await?;
+        record.competence_losses = train(
+            engine,
+            &sets.source_train.prompts,
+            verbalizer,
+            full_slices(&engine.config),
+            &recipe.competence,
+            recipe.seed,
+            &meter,
+        )
+        .await?;
     }
     meter.enter(Stage::CompetentEvaluation);
     let (competent, target) = both().await?;
@@ -313,14 +358,17 @@ pub async fn run<B: Backend>(engine: &Engine<B>, model: ModelSummary, prepared: 
         };
         let checkpoint = engine.snapshot(&slices)?;
         let outcome = async {
-            let losses = train(engine, &sets.target_train.prompts, verbalizer, slices.clone(), settings, arm.seed, &meter).await?;
+            let losses =
+                train(engine, &sets.target_train.prompts, verbalizer, slices.clone(), settings, arm.seed, &meter)
+                    .await?;
             Ok::<_, EngineError>((losses, both().await?))
         }
         .await;
         // Also after a cancelled arm: the engine stays on the competent checkpoint.
         engine.restore(&checkpoint)?;
         let (losses, (source, target)) = outcome?;
-        let groups: BTreeSet<(usize, usize)> = arm.heads.iter().map(|h| (h.layer, h.head / engine.config.group())).collect();
+        let groups: BTreeSet<(usize, usize)> =
+            arm.heads.iter().map(|h| (h.layer, h.head / engine.config.group())).collect();
         record.arms.push(ArmRecord {
             kind: arm.kind,
             seed: arm.seed,
@@ -369,7 +417,8 @@ async fn discover<B: Backend, O: RunObserver>(
     let depths = circuit::expand(engine, &pool, &means, &how, meter).await?;
     let heads = engine.config.heads;
     let first = depths.first().map(|d| d.relevance.clone());
-    let stability = first.as_ref().and_then(|r| circuit::split_half(&pool, &r.per_example, heads, recipe.ratio, recipe.seed));
+    let stability =
+        first.as_ref().and_then(|r| circuit::split_half(&pool, &r.per_example, heads, recipe.ratio, recipe.seed));
     if let Some(stability) = stability.filter(|s| s.spearman < POOR) {
         record.warnings.push(Warning::UnstableRelevance { spearman: stability.spearman });
     }
@@ -377,11 +426,20 @@ async fn discover<B: Backend, O: RunObserver>(
     if non_finite > 0 {
         record.warnings.push(Warning::NonFinite { count: non_finite });
     }
-    let rows = |mean: &[f64]| mean.chunks(heads).map(|row| row.iter().map(|r| r.is_finite().then_some(*r)).collect()).collect();
+    let rows = |mean: &[f64]| {
+        mean.chunks(heads).map(|row| row.iter().map(|r| r.is_finite().then_some(*r)).collect()).collect()
+    };
     record.circuit = Some(CircuitRecord {
         pool: pool.prompts.len(),
         slots,
-        depths: depths.iter().map(|d| DepthRecord { heads: d.heads.clone(), relevance: rows(&d.relevance.mean), non_finite: d.relevance.non_finite }).collect(),
+        depths: depths
+            .iter()
+            .map(|d| DepthRecord {
+                heads: d.heads.clone(),
+                relevance: rows(&d.relevance.mean),
+                non_finite: d.relevance.non_finite,
+            })
+            .collect(),
         stability,
         faithfulness: None,
     });
@@ -421,9 +479,17 @@ async fn faithfulness_curve<B: Backend>(
         let mut random = Vec::with_capacity(recipe.random_circuits);
         for _ in 0..recipe.random_circuits {
             let control = circuit::random_heads(c.layers, c.heads, kept.len(), &kept, &mut rng).into_iter().collect();
-            random.push(share(circuit::ablation_metrics(engine, &pool, means, &control, observer).await?.logit_difference));
+            random.push(share(
+                circuit::ablation_metrics(engine, &pool, means, &control, observer).await?.logit_difference,
+            ));
         }
-        rows.push(FaithfulnessRow { depth, heads: kept.len(), metrics, faithfulness: share(metrics.logit_difference), random });
+        rows.push(FaithfulnessRow {
+            depth,
+            heads: kept.len(),
+            metrics,
+            faithfulness: share(metrics.logit_difference),
+            random,
+        });
     }
     Ok(FaithfulnessRecord { examples: pool.prompts.len(), all_heads, no_heads, rows })
 }
@@ -439,8 +505,18 @@ fn arms<B: Backend>(engine: &Engine<B>, recipe: &Recipe, circuit: &BTreeSet<Head
             let seed = recipe.seed + repeat;
             let heads = match kind {
                 ArmKind::Circuit => circuit.clone(),
-                ArmKind::NearZero => circuit::near_zero(relevance, c.heads, circuit.len(), circuit).into_iter().collect(),
-                ArmKind::Random => circuit::random_heads(c.layers, c.heads, circuit.len(), circuit, &mut ChaCha8Rng::seed_from_u64(seed)).into_iter().collect(),
+                ArmKind::NearZero => {
+                    circuit::near_zero(relevance, c.heads, circuit.len(), circuit).into_iter().collect()
+                }
+                ArmKind::Random => circuit::random_heads(
+                    c.layers,
+                    c.heads,
+                    circuit.len(),
+                    circuit,
+                    &mut ChaCha8Rng::seed_from_u64(seed),
+                )
+                .into_iter()
+                .collect(),
                 ArmKind::Full => BTreeSet::new(),
             };
             arms.push(Arm { kind: *kind, heads, seed });

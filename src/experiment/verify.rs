@@ -2,8 +2,8 @@
 
 use crate::circuit::{self, Expansion, Pool, Positions, Scope, SlotMap};
 use crate::engine::{
-    ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method, ParameterSlice, Prompt, Rules, Score, Target,
-    TargetDirection,
+    ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method,
+    ParameterSlice, Prompt, Rules, Score, Target, TargetDirection,
 };
 use crate::measures::{kl_divergence, linear_cka};
 use crate::progress::Unwatched;
@@ -162,7 +162,8 @@ impl Golden {
     pub fn from_folder(batch: &[u8], expected: &[u8], tensors: &[u8]) -> Result<Self, VerifyError> {
         // Python writes NaN, which JSON has not; no text in these files holds the word.
         let expected = String::from_utf8_lossy(expected).replace("NaN", "null");
-        let expected = serde_json::from_str(&expected).map_err(|e| VerifyError::Golden { file: "expected.json", problem: e.to_string() })?;
+        let expected = serde_json::from_str(&expected)
+            .map_err(|e| VerifyError::Golden { file: "expected.json", problem: e.to_string() })?;
         Ok(Self { pool: parse_pool(batch, "batch.json")?, expected: Some(expected), tensors: parse_tensors(tensors)? })
     }
 
@@ -176,7 +177,8 @@ impl Golden {
 }
 
 fn parse_pool(json: &[u8], file: &'static str) -> Result<Pool, VerifyError> {
-    let file_pool: PoolFile = serde_json::from_slice(json).map_err(|e| VerifyError::Golden { file, problem: e.to_string() })?;
+    let file_pool: PoolFile =
+        serde_json::from_slice(json).map_err(|e| VerifyError::Golden { file, problem: e.to_string() })?;
     let classes = file_pool.label_token_ids.len();
     let shortest = file_pool.input_ids.iter().map(Vec::len).min().unwrap_or(0);
     let bad = |problem: &str| Err(VerifyError::Golden { file, problem: problem.into() });
@@ -204,8 +206,14 @@ fn parse_tensors(bytes: &[u8]) -> Result<BTreeMap<String, (Vec<usize>, Vec<f64>)
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let data = match view.dtype() {
-            Dtype::F32 => view.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
-            Dtype::F64 => view.data().chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect(),
+            Dtype::F32 => {
+                view.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+            }
+            Dtype::F64 => view
+                .data()
+                .chunks_exact(8)
+                .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+                .collect(),
             other => return Err(bad(format!("`{name}` is {other:?}, not F32 or F64"))),
         };
         tensors.insert(name.to_string(), (view.shape().to_vec(), data));
@@ -261,8 +269,20 @@ impl<B: Backend> Run<'_, B> {
         let scale = expected.iter().filter(|x| x.abs() < 1e29).fold(0.0_f64, |m, x| m.max(x.abs()));
         let allowed = absolute.unwrap_or(self.tolerance * scale + 1e-7);
         let difference = |(a, b): (&f64, &f64)| match *b {
-            b if b <= -1e29 => if *a == f64::NEG_INFINITY { 0.0 } else { f64::INFINITY },
-            b if b.is_nan() => if a.is_nan() { 0.0 } else { f64::INFINITY },
+            b if b <= -1e29 => {
+                if *a == f64::NEG_INFINITY {
+                    0.0
+                } else {
+                    f64::INFINITY
+                }
+            }
+            b if b.is_nan() => {
+                if a.is_nan() {
+                    0.0
+                } else {
+                    f64::INFINITY
+                }
+            }
             b if a.is_nan() || b.is_nan() => f64::INFINITY,
             b => (a - b).abs(),
         };
@@ -285,11 +305,23 @@ impl<B: Backend> Run<'_, B> {
 
     fn exact(&mut self, quantity: &str, same: bool, problem: impl FnOnce() -> String) {
         let outcome = if same { Outcome::Passed } else { Outcome::Failed(problem()) };
-        self.checks.push(Check { quantity: quantity.into(), values: 1, largest_absolute_error: 0.0, largest_relative_error: 0.0, outcome });
+        self.checks.push(Check {
+            quantity: quantity.into(),
+            values: 1,
+            largest_absolute_error: 0.0,
+            largest_relative_error: 0.0,
+            outcome,
+        });
     }
 
     fn skip(&mut self, quantity: &str, why: &str) {
-        self.checks.push(Check { quantity: quantity.into(), values: 0, largest_absolute_error: 0.0, largest_relative_error: 0.0, outcome: Outcome::Skipped(why.into()) });
+        self.checks.push(Check {
+            quantity: quantity.into(),
+            values: 0,
+            largest_absolute_error: 0.0,
+            largest_relative_error: 0.0,
+            outcome: Outcome::Skipped(why.into()),
+        });
     }
 
     fn tensor(&mut self, name: &str, found: &[f32]) {
@@ -324,10 +356,15 @@ impl<B: Backend> Run<'_, B> {
         self.compare("example_weights", &golden.pool.weights(), &expected.example_weights);
         if let Some((shape, v_task)) = golden.tensors.get("v_task") {
             let unembedding = self.engine.read_parameter(self.engine.config.unembedding()).await?;
-            let rows: Vec<&[f32]> = golden.pool.verbalizer.iter().map(|t| &unembedding[*t as usize * shape[1]..][..shape[1]]).collect();
+            let rows: Vec<&[f32]> =
+                golden.pool.verbalizer.iter().map(|t| &unembedding[*t as usize * shape[1]..][..shape[1]]).collect();
             let others = (rows.len() - 1) as f64;
-            let direction = |y: usize, i: usize| f64::from(rows[y][i]) - (0..rows.len()).filter(|o| *o != y).map(|o| f64::from(rows[o][i])).sum::<f64>() / others;
-            let found: Vec<f64> = (0..shape[0]).flat_map(|y| (0..shape[1]).map(move |i| (y, i))).map(|(y, i)| direction(y, i)).collect();
+            let direction = |y: usize, i: usize| {
+                f64::from(rows[y][i])
+                    - (0..rows.len()).filter(|o| *o != y).map(|o| f64::from(rows[o][i])).sum::<f64>() / others
+            };
+            let found: Vec<f64> =
+                (0..shape[0]).flat_map(|y| (0..shape[1]).map(move |i| (y, i))).map(|(y, i)| direction(y, i)).collect();
             self.compare("v_task", &found, v_task);
         }
         Ok(())
@@ -341,7 +378,11 @@ impl<B: Backend> Run<'_, B> {
             let losses = self.engine.backend.read(&[&losses]).await?.swap_remove(0);
             let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
             if let Some(expected) = &self.golden.expected {
-                let (name, value) = if over == LossOver::Vocab { ("loss_vocab", expected.loss_vocab) } else { ("loss_labels", expected.loss_labels) };
+                let (name, value) = if over == LossOver::Vocab {
+                    ("loss_vocab", expected.loss_vocab)
+                } else {
+                    ("loss_labels", expected.loss_labels)
+                };
                 self.compare(name, &[mean], &[value]);
             }
             for (slice, gradient) in slices.iter().zip(&gradients) {
@@ -376,7 +417,11 @@ impl<B: Backend> Run<'_, B> {
             };
             let heads = self.engine.config.total_heads();
             // A real model's sweeps are checked on single examples.
-            let limit = if golden.expected.is_none() && matches!(method, Method::Sweep(_)) { depth.sweep_examples } else { usize::MAX };
+            let limit = if golden.expected.is_none() && matches!(method, Method::Sweep(_)) {
+                depth.sweep_examples
+            } else {
+                usize::MAX
+            };
             let taken = golden.pool.prompts.len().min(limit);
             let pool = Pool { prompts: golden.pool.prompts[..taken].to_vec(), positions, ..golden.pool.clone() };
             match circuit::relevance(self.engine, &pool, means, method, score, Target::Output, &Unwatched).await {
@@ -389,7 +434,9 @@ impl<B: Backend> Run<'_, B> {
                         false => self.skip(name, &format!("the mean needs all {} examples swept (--thorough does); the first {taken} are checked one by one", golden.pool.prompts.len())),
                     }
                 }
-                Err(EngineError::RuleUnavailable(device)) => self.skip(name, &format!("{device} has no decomposed forward pass")),
+                Err(EngineError::RuleUnavailable(device)) => {
+                    self.skip(name, &format!("{device} has no decomposed forward pass"))
+                }
                 Err(other) => return Err(other.into()),
             }
         }
@@ -399,7 +446,16 @@ impl<B: Backend> Run<'_, B> {
         {
             let frontier = head_set(first);
             let target = Target::Heads(&frontier, TargetDirection::Direct);
-            let found = circuit::relevance(self.engine, &golden.pool, means, Method::Reverse(GateRule::Tangent), Score::Projection, target, &Unwatched).await?;
+            let found = circuit::relevance(
+                self.engine,
+                &golden.pool,
+                means,
+                Method::Reverse(GateRule::Tangent),
+                Score::Projection,
+                target,
+                &Unwatched,
+            )
+            .await?;
             self.compare(name, &found.mean, expected);
         }
         Ok(())
@@ -411,7 +467,12 @@ impl<B: Backend> Run<'_, B> {
         let sweeps = self.engine.backend.has_sweep();
         let linear = |rule| match (sweeps, score) {
             (false, "projection") => Method::Reverse(rule),
-            _ => Method::Sweep(Rules { query_key: false, activation: ActivationRule::Linear(rule), bias: BiasRule::Gamma, sign: false }),
+            _ => Method::Sweep(Rules {
+                query_key: false,
+                activation: ActivationRule::Linear(rule),
+                bias: BiasRule::Gamma,
+                sign: false,
+            }),
         };
         Some(match rules {
             "default" => Method::Sweep(Rules::SECANT),
@@ -458,10 +519,28 @@ impl<B: Backend> Run<'_, B> {
         let variants = [
             ("projection", Method::Sweep(Rules::SECANT), Score::Projection, TargetDirection::Direct, Scope::Global),
             ("magnitude", Method::Sweep(Rules::SECANT), Score::Magnitude, TargetDirection::Direct, Scope::Global),
-            ("projection_adjoint_target", Method::Sweep(Rules::SECANT), Score::Projection, TargetDirection::Adjoint, Scope::Global),
-            ("projection_dot_target", Method::Sweep(Rules::SECANT), Score::Projection, TargetDirection::Dot, Scope::Global),
+            (
+                "projection_adjoint_target",
+                Method::Sweep(Rules::SECANT),
+                Score::Projection,
+                TargetDirection::Adjoint,
+                Scope::Global,
+            ),
+            (
+                "projection_dot_target",
+                Method::Sweep(Rules::SECANT),
+                Score::Projection,
+                TargetDirection::Dot,
+                Scope::Global,
+            ),
             ("fast", Method::Reverse(GateRule::Tangent), Score::Projection, TargetDirection::Direct, Scope::Global),
-            ("projection_layer_scope", Method::Sweep(Rules::SECANT), Score::Projection, TargetDirection::Direct, Scope::Layer),
+            (
+                "projection_layer_scope",
+                Method::Sweep(Rules::SECANT),
+                Score::Projection,
+                TargetDirection::Direct,
+                Scope::Layer,
+            ),
         ];
         for (name, wanted) in &expected.circuits {
             let quantity = format!("circuits.{name}");
@@ -487,14 +566,25 @@ impl<B: Backend> Run<'_, B> {
                     self.compare(&name, &depth.relevance.mean, values);
                 }
             }
-            if name == "projection" && let Some(first) = depths.first() {
+            if name == "projection"
+                && let Some(first) = depths.first()
+            {
                 let two: BTreeSet<Head> = found.iter().take(2).flatten().copied().collect();
-                let near = circuit::near_zero(&first.relevance.mean, self.engine.config.heads, expected.near_zero_depth1.len(), &two);
+                let near = circuit::near_zero(
+                    &first.relevance.mean,
+                    self.engine.config.heads,
+                    expected.near_zero_depth1.len(),
+                    &two,
+                );
                 let near: BTreeSet<Head> = near.into_iter().collect();
-                self.exact("near_zero_depth1", near == head_set(&expected.near_zero_depth1), || format!("found {near:?}"));
+                self.exact("near_zero_depth1", near == head_set(&expected.near_zero_depth1), || {
+                    format!("found {near:?}")
+                });
             }
         }
-        for (positions, table) in [(Positions::All, &expected.faithfulness), (Positions::Last, &expected.faithfulness_last)] {
+        for (positions, table) in
+            [(Positions::All, &expected.faithfulness), (Positions::Last, &expected.faithfulness_last)]
+        {
             for (variant, wanted) in table {
                 let Some(circuit) = expected.circuits.get(variant) else { continue };
                 self.faithfulness(means, positions, variant, circuit, wanted, &expected.baseline).await?;
@@ -545,7 +635,10 @@ impl<B: Backend> Run<'_, B> {
             wanted_differences.push(row.logit_diff);
             accuracies.push(metrics.accuracy);
             wanted_accuracies.push(row.accuracy);
-            ratios.push(circuit::faithfulness(metrics.logit_difference, full.logit_difference, empty.logit_difference).unwrap_or(f64::NAN));
+            ratios.push(
+                circuit::faithfulness(metrics.logit_difference, full.logit_difference, empty.logit_difference)
+                    .unwrap_or(f64::NAN),
+            );
             wanted_ratios.push(row.faithfulness);
             sizes.push((kept.len(), row.size));
         }
@@ -572,11 +665,13 @@ impl<B: Backend> Run<'_, B> {
         let mut found = vec![0.0; examples * heads];
         for example in 0..examples {
             let pool = Pool { prompts: vec![self.golden.pool.prompts[example].clone()], ..self.golden.pool.clone() };
-            let full = circuit::ablation_metrics(self.engine, &pool, means, &everything, &Unwatched).await?.logit_difference;
+            let full =
+                circuit::ablation_metrics(self.engine, &pool, means, &everything, &Unwatched).await?.logit_difference;
             for (i, head) in everything.iter().enumerate() {
                 let mut keep = everything.clone();
                 keep.remove(head);
-                found[example * heads + i] = full - circuit::ablation_metrics(self.engine, &pool, means, &keep, &Unwatched).await?.logit_difference;
+                found[example * heads + i] = full
+                    - circuit::ablation_metrics(self.engine, &pool, means, &keep, &Unwatched).await?.logit_difference;
             }
         }
         self.compare(name, &found, expected);
@@ -605,15 +700,23 @@ impl<B: Backend> Run<'_, B> {
             }
             let own: Vec<&ParameterSlice> = masked.iter().filter(|m| m.name == slice.name).collect();
             let columns = slice.cols.len();
-            let outside = |i: usize| !own.iter().any(|m| m.rows.contains(&(i / columns)) && m.cols.contains(&(i % columns)));
+            let outside =
+                |i: usize| !own.iter().any(|m| m.rows.contains(&(i / columns)) && m.cols.contains(&(i % columns)));
             if (0..old.len()).any(|i| outside(i) && old[i].to_bits() != new[i].to_bits()) {
                 changed_outside.push(slice.name.clone());
             }
         }
-        self.exact("untrained weights bit-identical", changed_outside.is_empty(), || format!("changed outside the mask: {}", changed_outside.join(", ")));
+        self.exact("untrained weights bit-identical", changed_outside.is_empty(), || {
+            format!("changed outside the mask: {}", changed_outside.join(", "))
+        });
         let end = engine.answers(&whole, &golden.pool.verbalizer, true).await?;
-        self.compare("kl_before_after", &[kl_divergence(&start.label_logits, &end.label_logits)], &[expected.kl_before_after]);
-        let cka: Vec<f64> = start.residuals.iter().zip(&end.residuals).map(|(x, y)| linear_cka(x, y, whole.labels.len())).collect();
+        self.compare(
+            "kl_before_after",
+            &[kl_divergence(&start.label_logits, &end.label_logits)],
+            &[expected.kl_before_after],
+        );
+        let cka: Vec<f64> =
+            start.residuals.iter().zip(&end.residuals).map(|(x, y)| linear_cka(x, y, whole.labels.len())).collect();
         let wanted: Vec<f64> = expected.cka_per_layer.iter().map(|x| x.unwrap_or(f64::NAN)).collect();
         self.compare("cka_per_layer", &cka, &wanted);
 
@@ -644,7 +747,14 @@ impl<B: Backend> Run<'_, B> {
         let mean = |losses: Vec<f32>| losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
         for members in &how.batches {
             let batch = self.batch(members)?;
-            let loss = self.engine.train_step(&batch, &self.golden.pool.verbalizer, LossOver::Vocab, &optimiser, o.lr, &mut moments)?;
+            let loss = self.engine.train_step(
+                &batch,
+                &self.golden.pool.verbalizer,
+                LossOver::Vocab,
+                &optimiser,
+                o.lr,
+                &mut moments,
+            )?;
             losses.push(mean(self.engine.backend.read(&[&loss]).await?.swap_remove(0)));
         }
         let whole = self.batch(&self.everything())?;

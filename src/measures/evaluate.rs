@@ -20,7 +20,13 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// A prompt the model cannot take, a device failure, or cancellation.
-pub async fn evaluate<B: Backend>(engine: &Engine<B>, prompts: &[Prompt], verbalizer: &[u32], residual_limit: usize, observer: &impl Observer) -> Result<Evaluation> {
+pub async fn evaluate<B: Backend>(
+    engine: &Engine<B>,
+    prompts: &[Prompt],
+    verbalizer: &[u32],
+    residual_limit: usize,
+    observer: &impl Observer,
+) -> Result<Evaluation> {
     let (mut label_logits, mut losses, mut residual_rows) = (Vec::new(), Vec::new(), 0);
     let mut residuals = vec![Vec::new(); engine.config.layers + 1];
     for run in Batch::runs(prompts, engine.backend.batch_tokens()) {

@@ -84,7 +84,8 @@ impl Checkpoint {
             let config = gguf.config()?;
             let tokenizer = gguf.tokenizer()?;
             let format = gguf.format();
-            let checkpoint = Self { config, tokenizer: Some(tokenizer), format, hash, tensors: Tensors::Gguf(Box::new(gguf)) };
+            let checkpoint =
+                Self { config, tokenizer: Some(tokenizer), format, hash, tensors: Tensors::Gguf(Box::new(gguf)) };
             checkpoint.check_tensors()?;
             return Ok(checkpoint);
         }
@@ -95,7 +96,10 @@ impl Checkpoint {
         for (number, file) in files.iter().enumerate() {
             for name in file.names() {
                 if holder.insert(name.clone(), number).is_some() {
-                    return Err(ModelError::BadFile { file: file.name.clone(), problem: format!("tensor `{name}` stands in another file too") });
+                    return Err(ModelError::BadFile {
+                        file: file.name.clone(),
+                        problem: format!("tensor `{name}` stands in another file too"),
+                    });
                 }
             }
         }

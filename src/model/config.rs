@@ -98,11 +98,15 @@ impl ModelConfig {
         for rope in [&raw.rope_scaling, &raw.rope_parameters].into_iter().flatten() {
             let kind = rope.rope_type.as_ref().or(rope.kind.as_ref()).map_or("default", String::as_str);
             if kind != "default" {
-                return Err(unsupported(format!("rope scaling `{kind}` is not supported (only unscaled rotary embeddings are)")));
+                return Err(unsupported(format!(
+                    "rope scaling `{kind}` is not supported (only unscaled rotary embeddings are)"
+                )));
             }
         }
         if raw.use_sliding_window == Some(true) {
-            return Err(unsupported("a sliding attention window is in use; only full causal attention is supported".into()));
+            return Err(unsupported(
+                "a sliding attention window is in use; only full causal attention is supported".into(),
+            ));
         }
         if let Some(activation) = raw.hidden_act.as_deref().filter(|a| *a != "silu") {
             return Err(unsupported(format!("activation `{activation}` is not supported (only `silu` is)")));
@@ -113,7 +117,9 @@ impl ModelConfig {
         let hidden = raw.hidden_size.ok_or_else(|| missing("hidden_size"))?;
         let heads = raw.num_attention_heads.ok_or_else(|| missing("num_attention_heads"))?;
         if heads == 0 || (raw.head_dim.is_none() && !hidden.is_multiple_of(heads)) {
-            return Err(unsupported(format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is not given")));
+            return Err(unsupported(format!(
+                "hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is not given"
+            )));
         }
         let config = Self {
             architecture,
@@ -143,7 +149,10 @@ impl ModelConfig {
             return Err(unsupported(format!("a size is zero: {self:?}")));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(unsupported(format!("{} heads cannot share {} key/value heads evenly", self.heads, self.kv_heads)));
+            return Err(unsupported(format!(
+                "{} heads cannot share {} key/value heads evenly",
+                self.heads, self.kv_heads
+            )));
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(unsupported(format!("head_dim {} is odd; rotary embeddings need pairs", self.head_dim)));

@@ -21,8 +21,10 @@ impl GgufFile {
     pub fn open(file: ModelFile) -> Result<Self, ModelError> {
         let name = file.name;
         let mut file = BufReader::with_capacity(1 << 16, file.bytes);
-        let content = Content::read(&mut file)
-            .map_err(|e| ModelError::BadFile { file: name.clone(), problem: format!("not a readable GGUF file: {}", first_line(&e)) })?;
+        let content = Content::read(&mut file).map_err(|e| ModelError::BadFile {
+            file: name.clone(),
+            problem: format!("not a readable GGUF file: {}", first_line(&e)),
+        })?;
         Ok(Self { name, file, content })
     }
 
@@ -48,13 +50,17 @@ impl GgufFile {
         if let Ok(kind) = self.text(&key("rope.scaling.type"))
             && kind != "none"
         {
-            return Err(unsupported(format!("rope scaling `{kind}` is not supported (only unscaled rotary embeddings are)")));
+            return Err(unsupported(format!(
+                "rope scaling `{kind}` is not supported (only unscaled rotary embeddings are)"
+            )));
         }
         if self.content.tensor_infos.contains_key("rope_freqs.weight") {
             return Err(unsupported("rope scaling by `rope_freqs.weight` is not supported".into()));
         }
         if self.number(&key("attention.sliding_window")).is_ok() {
-            return Err(unsupported("a sliding attention window is in use; only full causal attention is supported".into()));
+            return Err(unsupported(
+                "a sliding attention window is in use; only full causal attention is supported".into(),
+            ));
         }
         let hidden = size("embedding_length")?;
         let heads = size("attention.head_count")?;
@@ -85,18 +91,30 @@ impl GgufFile {
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
         let strings = |key: &str| -> Result<Vec<String>, ModelError> {
             let list = self.value(key)?.to_vec().map_err(|_| ModelError::ConfigMissing(key.into()))?;
-            list.iter().map(|v| v.to_string().cloned().map_err(|_| ModelError::Tokenizer(format!("`{key}` holds something other than text")))).collect()
+            list.iter()
+                .map(|v| {
+                    v.to_string()
+                        .cloned()
+                        .map_err(|_| ModelError::Tokenizer(format!("`{key}` holds something other than text")))
+                })
+                .collect()
         };
         let kind = self.text("tokenizer.ggml.model")?;
         if kind != "gpt2" {
-            return Err(ModelError::Tokenizer(format!("kind `{kind}` is not supported (only byte-level BPE, `gpt2`, is); open the safetensors form of this model with its tokenizer.json")));
+            return Err(ModelError::Tokenizer(format!(
+                "kind `{kind}` is not supported (only byte-level BPE, `gpt2`, is); open the safetensors form of this model with its tokenizer.json"
+            )));
         }
-        let types = match self.value("tokenizer.ggml.token_type").and_then(|v| v.to_vec().map_err(|_| ModelError::ConfigMissing("tokenizer.ggml.token_type".into()))) {
+        let types = match self
+            .value("tokenizer.ggml.token_type")
+            .and_then(|v| v.to_vec().map_err(|_| ModelError::ConfigMissing("tokenizer.ggml.token_type".into())))
+        {
             Ok(list) => list.iter().map(|v| number(v).map_or(1, |x| x as u32)).collect(),
             Err(_) => Vec::new(),
         };
         let flag = |key: &str| self.value(key).ok().and_then(|v| v.to_bool().ok()).unwrap_or(false);
-        let beginning = flag("tokenizer.ggml.add_bos_token").then(|| self.number("tokenizer.ggml.bos_token_id")).transpose()?;
+        let beginning =
+            flag("tokenizer.ggml.add_bos_token").then(|| self.number("tokenizer.ggml.bos_token_id")).transpose()?;
         Tokenizer::from_gguf(
             strings("tokenizer.ggml.tokens")?,
             strings("tokenizer.ggml.merges")?,
@@ -113,19 +131,29 @@ impl GgufFile {
 
     pub fn check_dtype(&self, name: &str) -> Result<(), ModelError> {
         use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
-        let info = self.content.tensor_infos.get(&gguf_name(name)).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
+        let info =
+            self.content.tensor_infos.get(&gguf_name(name)).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
         match info.ggml_dtype {
             F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q4K | Q5K | Q6K => Ok(()),
-            other => Err(ModelError::TensorType { name: name.into(), dtype: format!("{other:?}"), supported: SUPPORTED }),
+            other => {
+                Err(ModelError::TensorType { name: name.into(), dtype: format!("{other:?}"), supported: SUPPORTED })
+            }
         }
     }
 
     /// Reads and dequantises a weight by its Hugging Face name.
     pub fn read(&mut self, name: &str, config: &ModelConfig) -> Result<Vec<f32>, ModelError> {
         let stored = gguf_name(name);
-        let bad = |e: candle_core::Error| ModelError::BadFile { file: self.name.clone(), problem: format!("tensor `{stored}`: {}", first_line(&e)) };
+        let bad = |e: candle_core::Error| ModelError::BadFile {
+            file: self.name.clone(),
+            problem: format!("tensor `{stored}`: {}", first_line(&e)),
+        };
         let tensor = self.content.tensor(&mut self.file, &stored, &Device::Cpu).map_err(bad)?;
-        let data = tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()).and_then(|t| t.to_vec1::<f32>()).map_err(bad)?;
+        let data = tensor
+            .dequantize(&Device::Cpu)
+            .and_then(|t| t.flatten_all())
+            .and_then(|t| t.to_vec1::<f32>())
+            .map_err(bad)?;
         let heads = match (config.architecture, stored.rsplit_once("attn_")) {
             (Architecture::Llama, Some((_, "q.weight"))) => config.heads,
             (Architecture::Llama, Some((_, "k.weight"))) => config.kv_heads,

@@ -15,7 +15,9 @@ pub use tokenizer::Tokenizer;
 pub enum ModelError {
     #[error("{0}: {1}")]
     Read(String, #[source] std::io::Error),
-    #[error("no {missing} among the files {given}: open a .gguf file, or config.json, tokenizer.json and the .safetensors files together")]
+    #[error(
+        "no {missing} among the files {given}: open a .gguf file, or config.json, tokenizer.json and the .safetensors files together"
+    )]
     MissingFile { missing: &'static str, given: String },
     #[error("config.json: {0}")]
     ConfigSyntax(#[from] serde_json::Error),
@@ -31,7 +33,9 @@ pub enum ModelError {
     TensorShape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor `{name}` is stored as {dtype}; supported are {supported}")]
     TensorType { name: String, dtype: String, supported: &'static str },
-    #[error("tensor `{name}` holds a non-finite weight at element {index}: the file is damaged or was saved after a failed training")]
+    #[error(
+        "tensor `{name}` holds a non-finite weight at element {index}: the file is damaged or was saved after a failed training"
+    )]
     NonFinite { name: String, index: usize },
     #[error("tokenizer: {0}")]
     Tokenizer(String),

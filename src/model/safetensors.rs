@@ -32,16 +32,22 @@ impl SafetensorsFile {
         file.bytes.read_exact(&mut length).map_err(read)?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER || length > size - 8 {
-            return Err(bad(format!("the header claims {length} bytes, but the file has {size}: truncated, or not a safetensors file")));
+            return Err(bad(format!(
+                "the header claims {length} bytes, but the file has {size}: truncated, or not a safetensors file"
+            )));
         }
         let mut header = vec![0; length as usize];
         file.bytes.read_exact(&mut header).map_err(read)?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| bad(format!("the header is not valid: {e}")))?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header).map_err(|e| bad(format!("the header is not valid: {e}")))?;
         for (tensor, info) in metadata.tensors() {
             let (from, to) = info.data_offsets;
             let expected = info.shape.iter().product::<usize>() * info.dtype.bitsize() / 8;
             if to < from || to - from != expected {
-                return Err(bad(format!("tensor `{tensor}` of shape {:?} should take {expected} bytes, but the header gives it {from}..{to}", info.shape)));
+                return Err(bad(format!(
+                    "tensor `{tensor}` of shape {:?} should take {expected} bytes, but the header gives it {from}..{to}",
+                    info.shape
+                )));
             }
         }
         let start = 8 + length;
@@ -71,7 +77,11 @@ impl SafetensorsFile {
         match self.metadata.info(name).map(|info| info.dtype) {
             None => Err(ModelError::TensorMissing(name.into())),
             Some(Dtype::F32 | Dtype::F16 | Dtype::BF16) => Ok(()),
-            Some(other) => Err(ModelError::TensorType { name: name.into(), dtype: format!("{other:?}"), supported: "F32, F16 and BF16" }),
+            Some(other) => Err(ModelError::TensorType {
+                name: name.into(),
+                dtype: format!("{other:?}"),
+                supported: "F32, F16 and BF16",
+            }),
         }
     }
 

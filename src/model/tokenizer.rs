@@ -12,7 +12,8 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior};
 
 // Both expressions are those of the models' own tokenizer.json; they differ in how many digits make a token.
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Token types of GGUF that mark a token as matched whole in the text.
@@ -28,12 +29,20 @@ impl Tokenizer {
     /// # Errors
     /// What the tokenizers library says is wrong with the file.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ModelError> {
-        tokenizers::Tokenizer::from_bytes(bytes).map(Self).map_err(|e| ModelError::Tokenizer(format!("tokenizer.json: {e}")))
+        tokenizers::Tokenizer::from_bytes(bytes)
+            .map(Self)
+            .map_err(|e| ModelError::Tokenizer(format!("tokenizer.json: {e}")))
     }
 
     /// From GGUF's lists. `types` holds GGUF's token types, `pre` names its pre-tokenizer, `beginning` is
     /// the token put before every text, where the model wants one.
-    pub(super) fn from_gguf(tokens: Vec<String>, merges: Vec<String>, types: &[u32], pre: &str, beginning: Option<u32>) -> Result<Self, ModelError> {
+    pub(super) fn from_gguf(
+        tokens: Vec<String>,
+        merges: Vec<String>,
+        types: &[u32],
+        pre: &str,
+        beginning: Option<u32>,
+    ) -> Result<Self, ModelError> {
         let failed = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
         let merges = merges
             .iter()
@@ -46,7 +55,8 @@ impl Tokenizer {
         let model = BPE::builder().vocab_and_merges(vocabulary.collect::<Vocab>(), merges).build().map_err(failed)?;
         let mut tokenizer = tokenizers::Tokenizer::new(model);
         let split = |expression: &str| -> Result<PreTokenizerWrapper, ModelError> {
-            let split = Split::new(SplitPattern::Regex(expression.into()), SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+            let split = Split::new(SplitPattern::Regex(expression.into()), SplitDelimiterBehavior::Isolated, false)
+                .map_err(failed)?;
             Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()]).into())
         };
         let pre_tokenizer = match pre {
@@ -66,10 +76,13 @@ impl Tokenizer {
         tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
         tokenizer.with_decoder(Some(ByteLevel::default()));
         let whole = tokens.iter().zip(types).filter(|(_, kind)| matches!(**kind, CONTROL | USER_DEFINED));
-        let added: Vec<AddedToken> = whole.map(|(token, kind)| AddedToken::from(token.clone(), *kind == CONTROL).normalized(false)).collect();
+        let added: Vec<AddedToken> =
+            whole.map(|(token, kind)| AddedToken::from(token.clone(), *kind == CONTROL).normalized(false)).collect();
         tokenizer.add_tokens(added).map_err(failed)?;
         if let Some(id) = beginning {
-            let token = tokens.get(id as usize).ok_or_else(|| ModelError::Tokenizer(format!("bos_token_id {id} is outside the vocabulary")))?;
+            let token = tokens
+                .get(id as usize)
+                .ok_or_else(|| ModelError::Tokenizer(format!("bos_token_id {id} is outside the vocabulary")))?;
             let template = TemplateProcessing::builder()
                 .try_single(vec![token.clone(), "$A".to_string()])
                 .map_err(ModelError::Tokenizer)?

@@ -71,7 +71,12 @@ pub fn head_slices(config: &ModelConfig, heads: &BTreeSet<Head>, kv: KvRule, nor
 
 /// Every weight of the model.
 pub fn full_slices(config: &ModelConfig) -> Vec<ParameterSlice> {
-    let whole = |p: crate::model::Parameter| ParameterSlice { rows: 0..p.rows, cols: 0..p.cols, vector: p.vector, name: p.name };
+    let whole = |p: crate::model::Parameter| ParameterSlice {
+        rows: 0..p.rows,
+        cols: 0..p.cols,
+        vector: p.vector,
+        name: p.name,
+    };
     config.parameters().into_iter().map(whole).collect()
 }
 

@@ -68,9 +68,5 @@ async fn read_mean<B: Backend>(engine: &Engine<B>, losses: &B::Tensor) -> Result
 /// Share of the learning rate at step `step` (from 0) of `steps`.
 pub fn learning_rate_factor(step: usize, steps: usize, warmup: f64) -> f64 {
     let warm = (warmup * steps as f64).ceil() as usize;
-    if step < warm {
-        (step + 1) as f64 / warm as f64
-    } else {
-        (steps - step) as f64 / (steps - warm).max(1) as f64
-    }
+    if step < warm { (step + 1) as f64 / warm as f64 } else { (steps - step) as f64 / (steps - warm).max(1) as f64 }
 }

@@ -34,9 +34,14 @@ impl Read for BlobReader {
         if end <= self.position {
             return Ok(0);
         }
-        let slice = self.blob.slice_with_f64_and_f64(self.position as f64, end as f64).map_err(failed("cannot slice the file"))?;
+        let slice = self
+            .blob
+            .slice_with_f64_and_f64(self.position as f64, end as f64)
+            .map_err(failed("cannot slice the file"))?;
         let reader = FileReaderSync::new().map_err(failed("no synchronous file reader"))?;
-        let bytes = js_sys::Uint8Array::new(&reader.read_as_array_buffer(&slice).map_err(failed("cannot read the file"))?.into());
+        let bytes = js_sys::Uint8Array::new(
+            &reader.read_as_array_buffer(&slice).map_err(failed("cannot read the file"))?.into(),
+        );
         let length = bytes.length() as usize;
         bytes.copy_to(&mut buffer[..length]);
         self.position += length as u64;

@@ -46,7 +46,13 @@ impl Lab {
     #[wasm_bindgen(constructor)]
     pub fn new(events: js_sys::Function) -> Self {
         console_error_panic_hook::set_once();
-        Self { events, model: RefCell::default(), tables: RefCell::default(), cancelled: Cell::new(false), last_yield: Cell::new(Instant::now()) }
+        Self {
+            events,
+            model: RefCell::default(),
+            tables: RefCell::default(),
+            cancelled: Cell::new(false),
+            last_yield: Cell::new(Instant::now()),
+        }
     }
 
     /// Opens a model from the user's files and says what it is. The weights stay in the files.
@@ -117,7 +123,11 @@ impl Lab {
         let sets = &prepared.sets;
         Ok(to_js(&Check {
             answer_tokens: prepared.verbalizer.iter().map(show).collect(),
-            first_prompt: sets.source_train.prompts.first().map_or_else(Vec::new, |p| p.tokens.iter().map(show).collect()),
+            first_prompt: sets
+                .source_train
+                .prompts
+                .first()
+                .map_or_else(Vec::new, |p| p.tokens.iter().map(show).collect()),
             warnings: prepared.warnings.clone(),
             sets: Sets {
                 source_train: sets.source_train.summary.clone(),
@@ -147,7 +157,9 @@ impl Lab {
         let prepared = self.prepare(&recipe)?;
         let record = match engine {
             EngineKind::Cpu => self.run_on(Cpu, &prepared, &recipe).await?,
-            EngineKind::Gpu => self.run_on(Gpu::open(None).await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?,
+            EngineKind::Gpu => {
+                self.run_on(Gpu::open(None).await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?
+            }
         };
         Ok(to_js(&record))
     }
@@ -168,20 +180,39 @@ impl Lab {
         for file in &files {
             match file.name().as_str() {
                 "batch.json" | "expected.json" | "expected.safetensors" => {
-                    golden.insert(file.name(), BlobReader::new(file).read_all().map_err(|e| ModelError::Read(file.name(), e)).map_err(ErrorMessage::from)?);
+                    golden.insert(
+                        file.name(),
+                        BlobReader::new(file)
+                            .read_all()
+                            .map_err(|e| ModelError::Read(file.name(), e))
+                            .map_err(ErrorMessage::from)?,
+                    );
                 }
                 _ => model.push(ModelFile { name: file.name(), bytes: Box::new(BlobReader::new(file)) }),
             }
         }
         let take = |name: &str| golden.get(name).map_or(&[][..], Vec::as_slice);
-        let golden = Golden::from_folder(take("batch.json"), take("expected.json"), take("expected.safetensors")).map_err(ErrorMessage::from)?;
+        let golden = Golden::from_folder(take("batch.json"), take("expected.json"), take("expected.safetensors"))
+            .map_err(ErrorMessage::from)?;
         let mut checkpoint = Checkpoint::open(model).map_err(ErrorMessage::from)?;
         let depth = verify::Depth { sweep_examples: usize::MAX, single_heads: true };
         let report = match engine {
-            EngineKind::Cpu => verify::verify(&Engine::load(Cpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?, &golden, depth).await,
+            EngineKind::Cpu => {
+                verify::verify(
+                    &Engine::load(Cpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?,
+                    &golden,
+                    depth,
+                )
+                .await
+            }
             EngineKind::Gpu => {
                 let gpu = Gpu::open(None).await.map_err(ErrorMessage::from)?;
-                verify::verify(&Engine::load(gpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?, &golden, depth).await
+                verify::verify(
+                    &Engine::load(gpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?,
+                    &golden,
+                    depth,
+                )
+                .await
             }
         };
         Ok(to_js(&report.map_err(ErrorMessage::from)?))
@@ -197,7 +228,11 @@ impl Lab {
         let sources = files.iter().map(|f| ModelFile { name: f.name(), bytes: Box::new(BlobReader::new(f)) }).collect();
         let checkpoint = Checkpoint::open(sources)?;
         if checkpoint.tokenizer.is_none() {
-            return Err(ModelError::MissingFile { missing: "tokenizer.json", given: files.iter().map(web_sys::File::name).collect::<Vec<_>>().join(", ") }.into());
+            return Err(ModelError::MissingFile {
+                missing: "tokenizer.json",
+                given: files.iter().map(web_sys::File::name).collect::<Vec<_>>().join(", "),
+            }
+            .into());
         }
         let summary = summary(&name, &checkpoint);
         *self.model.borrow_mut() = Some((name, checkpoint));
@@ -207,7 +242,10 @@ impl Lab {
     fn prepare(&self, recipe: &Recipe) -> Result<Prepared, ErrorMessage> {
         let model = self.model.borrow();
         let missing = |kind, what: &str| ErrorMessage { kind, message: format!("{what} is not there yet") };
-        let tokenizer = model.as_ref().and_then(|(_, c)| c.tokenizer.as_ref()).ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
+        let tokenizer = model
+            .as_ref()
+            .and_then(|(_, c)| c.tokenizer.as_ref())
+            .ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
         let tables = self.tables.borrow();
         let needed = |role: Role, what: &str| tables.get(&role).cloned().ok_or_else(|| missing(ErrorKind::Data, what));
         let tables = Tables {
@@ -219,10 +257,17 @@ impl Lab {
         Ok(experiment::prepare(recipe, &tables, tokenizer)?)
     }
 
-    async fn run_on<B: Backend>(&self, backend: B, prepared: &Prepared, recipe: &Recipe) -> Result<Record, ErrorMessage> {
+    async fn run_on<B: Backend>(
+        &self,
+        backend: B,
+        prepared: &Prepared,
+        recipe: &Recipe,
+    ) -> Result<Record, ErrorMessage> {
         let (engine, summary) = {
             let mut model = self.model.borrow_mut();
-            let (name, checkpoint) = model.as_mut().ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
+            let (name, checkpoint) = model
+                .as_mut()
+                .ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
             let summary = summary(name, checkpoint);
             (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
         };

@@ -86,9 +86,16 @@ pub struct Check {
 #[ts(export)]
 pub enum LabEvent {
     /// Weights moved to the engine.
-    Loading { done: usize, total: usize },
-    Progress { progress: Progress },
-    Record { record: Box<Record> },
+    Loading {
+        done: usize,
+        total: usize,
+    },
+    Progress {
+        progress: Progress,
+    },
+    Record {
+        record: Box<Record>,
+    },
 }
 
 impl From<ModelError> for ErrorMessage {

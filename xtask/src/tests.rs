@@ -31,7 +31,9 @@ fn kernels(shell: &Shell, tools: &Tools) -> Result<()> {
     }
     for validator in ["naga", "tint"] {
         if !has(shell, validator) {
-            println!("skipped: {validator} is not installed, so it validated no kernel (wgpu's own naga still does, in the tests)");
+            println!(
+                "skipped: {validator} is not installed, so it validated no kernel (wgpu's own naga still does, in the tests)"
+            );
             continue;
         }
         for file in &files {

@@ -145,10 +145,14 @@ impl Tools {
             (PathBuf::from("/usr/bin/cargo"), folder.join("bin/cargo")),
             (PathBuf::from("/usr/lib/rustlib").join(host).join("lib"), host_lib.join("lib")),
             (PathBuf::from("/usr/lib/rustlib/src"), rustlib.join("src")),
-            (Path::new(&own_sysroot).join("lib/rustlib").join(host).join("bin/rust-lld"), host_lib.join("bin/rust-lld")),
+            (
+                Path::new(&own_sysroot).join("lib/rustlib").join(host).join("bin/rust-lld"),
+                host_lib.join("bin/rust-lld"),
+            ),
         ];
         for (from, to) in links {
-            std::os::unix::fs::symlink(&from, &to).with_context(|| format!("link {} to {}", to.display(), from.display()))?;
+            std::os::unix::fs::symlink(&from, &to)
+                .with_context(|| format!("link {} to {}", to.display(), from.display()))?;
         }
         cmd!(shell, "rustup toolchain link {DEBIAN_TOOLCHAIN} {folder}").run()?;
 

@@ -74,7 +74,11 @@ impl Backend for Cpu {
 
     fn device(&self) -> String {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        if cfg!(target_arch = "wasm32") { "CPU (WebAssembly, one thread)".into() } else { format!("CPU ({threads} threads, {})", std::env::consts::ARCH) }
+        if cfg!(target_arch = "wasm32") {
+            "CPU (WebAssembly, one thread)".into()
+        } else {
+            format!("CPU ({threads} threads, {})", std::env::consts::ARCH)
+        }
     }
 
     fn batch_tokens(&self) -> usize {
@@ -92,11 +96,25 @@ impl Backend for Cpu {
         true
     }
 
-    fn sweep_relevance(engine: &Engine<Self>, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, score: Score, target: Target<'_>, first: usize) -> Result<Vec<f64>> {
+    fn sweep_relevance(
+        engine: &Engine<Self>,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<Tensor>,
+        rules: Rules,
+        score: Score,
+        target: Target<'_>,
+        first: usize,
+    ) -> Result<Vec<f64>> {
         engine.relevance_of_example(pool, means, rules, score, target, first)
     }
 
-    fn sweep_trace(engine: &Engine<Self>, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, source: Head) -> Result<Trace> {
+    fn sweep_trace(
+        engine: &Engine<Self>,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<Tensor>,
+        rules: Rules,
+        source: Head,
+    ) -> Result<Trace> {
         engine.trace_of_source(pool, means, rules, source)
     }
 
@@ -121,7 +139,13 @@ impl Backend for Cpu {
         tensors.iter().map(|x| values(x, <[f32]>::to_vec)).collect()
     }
 
-    fn matmul(&self, a: Operand<Tensor>, b: Operand<Tensor>, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn matmul(
+        &self,
+        a: Operand<Tensor>,
+        b: Operand<Tensor>,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let mut out = operand(a)?.matmul(&operand(b)?)?;
         if let Some(bias) = bias {
             out = out.broadcast_add(bias)?;
@@ -163,7 +187,9 @@ impl Backend for Cpu {
 
     fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
-        let dx = values(dy, |dy| values(x, |x| values(gain, |gain| values(r, |r| ops::rms_norm_backward(dy, x, gain, r, frozen)))))????;
+        let dx = values(dy, |dy| {
+            values(x, |x| values(gain, |gain| values(r, |r| ops::rms_norm_backward(dy, x, gain, r, frozen))))
+        })????;
         matrix(dx, rows, cols)
     }
 
@@ -171,47 +197,98 @@ impl Backend for Cpu {
         Ok((dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?)
     }
 
-    fn rotate(&self, x: &Tensor, head_dim: usize, layout: &Rc<Rows>, rotary: &(Tensor, Tensor), inverse: bool) -> Result<Tensor> {
+    fn rotate(
+        &self,
+        x: &Tensor,
+        head_dim: usize,
+        layout: &Rc<Rows>,
+        rotary: &(Tensor, Tensor),
+        inverse: bool,
+    ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
-        let y = values(x, |x| values(&rotary.0, |cos| values(&rotary.1, |sin| ops::rotate(x, cos, sin, cols, head_dim, &layout.rows, inverse))))???;
+        let y = values(x, |x| {
+            values(&rotary.0, |cos| {
+                values(&rotary.1, |sin| ops::rotate(x, cos, sin, cols, head_dim, &layout.rows, inverse))
+            })
+        })???;
         matrix(y, rows, cols)
     }
 
     fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
         let (heads, kv_heads) = (self.shape(q).1 / head_dim, self.shape(k).1 / head_dim);
-        let pattern = values(q, |q| values(k, |k| ops::attention_pattern(q, k, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        let pattern = values(q, |q| {
+            values(k, |k| ops::attention_pattern(q, k, ops::Heads { heads, kv_heads, head_dim }, layout))
+        })??;
         matrix(pattern, heads, layout.layout.pattern_entries())
     }
 
     fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
         let (heads, kv_heads) = (self.shape(pattern).0, self.shape(v).1 / head_dim);
-        let z = values(pattern, |p| values(v, |v| ops::attention_mix(p, v, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        let z = values(pattern, |p| {
+            values(v, |v| ops::attention_mix(p, v, ops::Heads { heads, kv_heads, head_dim }, layout))
+        })??;
         matrix(z, layout.rows.len(), heads * head_dim)
     }
 
-    fn attention_mix_backward(&self, pattern: &Tensor, dz: &Tensor, kv_heads: usize, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+    fn attention_mix_backward(
+        &self,
+        pattern: &Tensor,
+        dz: &Tensor,
+        kv_heads: usize,
+        head_dim: usize,
+        layout: &Rc<Rows>,
+    ) -> Result<Tensor> {
         let heads = self.shape(pattern).0;
-        let dv = values(pattern, |p| values(dz, |dz| ops::attention_mix_backward(p, dz, ops::Heads { heads, kv_heads, head_dim }, layout)))??;
+        let dv = values(pattern, |p| {
+            values(dz, |dz| ops::attention_mix_backward(p, dz, ops::Heads { heads, kv_heads, head_dim }, layout))
+        })??;
         matrix(dv, layout.rows.len(), kv_heads * head_dim)
     }
 
-    fn attention_pattern_backward(&self, pattern: &Tensor, dz: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+    fn attention_pattern_backward(
+        &self,
+        pattern: &Tensor,
+        dz: &Tensor,
+        v: &Tensor,
+        head_dim: usize,
+        layout: &Rc<Rows>,
+    ) -> Result<Tensor> {
         let (heads, entries) = self.shape(pattern);
         let kv_heads = self.shape(v).1 / head_dim;
         let heads_shape = ops::Heads { heads, kv_heads, head_dim };
-        let ds = values(pattern, |p| values(dz, |dz| values(v, |v| ops::attention_pattern_backward(p, dz, v, heads_shape, layout))))???;
+        let ds = values(pattern, |p| {
+            values(dz, |dz| values(v, |v| ops::attention_pattern_backward(p, dz, v, heads_shape, layout)))
+        })???;
         matrix(ds, heads, entries)
     }
 
-    fn replace_heads(&self, z: &Tensor, means: &Tensor, slots: &PackedIds, flags: &Tensor, head_dim: usize) -> Result<Tensor> {
+    fn replace_heads(
+        &self,
+        z: &Tensor,
+        means: &Tensor,
+        slots: &PackedIds,
+        flags: &Tensor,
+        head_dim: usize,
+    ) -> Result<Tensor> {
         let (rows, cols) = self.shape(z);
-        let out = values(z, |z| values(means, |means| values(flags, |flags| ops::replace_heads(z, means, &slots.ids, flags, head_dim))))???;
+        let out = values(z, |z| {
+            values(means, |means| values(flags, |flags| ops::replace_heads(z, means, &slots.ids, flags, head_dim)))
+        })???;
         matrix(out, rows, cols)
     }
 
-    fn head_products(&self, z: &Tensor, means: &Tensor, slots: &PackedIds, gradient: &Tensor, head_dim: usize) -> Result<Tensor> {
+    fn head_products(
+        &self,
+        z: &Tensor,
+        means: &Tensor,
+        slots: &PackedIds,
+        gradient: &Tensor,
+        head_dim: usize,
+    ) -> Result<Tensor> {
         let (rows, cols) = self.shape(z);
-        let out = values(z, |z| values(means, |means| values(gradient, |g| ops::head_products(z, means, &slots.ids, g, cols, head_dim))))???;
+        let out = values(z, |z| {
+            values(means, |means| values(gradient, |g| ops::head_products(z, means, &slots.ids, g, cols, head_dim)))
+        })???;
         matrix(out, rows, cols / head_dim)
     }
 
@@ -223,7 +300,8 @@ impl Backend for Cpu {
 
     fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, rule: GateRule) -> Result<(Tensor, Tensor)> {
         let (rows, cols) = self.shape(gate);
-        let (dg, du) = values(dy, |dy| values(gate, |gate| values(up, |up| ops::swiglu_backward(dy, gate, up, rule))))???;
+        let (dg, du) =
+            values(dy, |dy| values(gate, |gate| values(up, |up| ops::swiglu_backward(dy, gate, up, rule))))???;
         Ok((matrix(dg, rows, cols)?, matrix(du, rows, cols)?))
     }
 
@@ -241,13 +319,35 @@ impl Backend for Cpu {
         matrix(vec![sum as f32], 1, 1)
     }
 
-    fn adamw(&self, parameter: &Tensor, row: usize, col: usize, gradient: &Tensor, m: &Tensor, v: &Tensor, norm_squared: &Tensor, step: &Step) -> Result<()> {
+    fn adamw(
+        &self,
+        parameter: &Tensor,
+        row: usize,
+        col: usize,
+        gradient: &Tensor,
+        m: &Tensor,
+        v: &Tensor,
+        norm_squared: &Tensor,
+        step: &Step,
+    ) -> Result<()> {
         let (rows, cols) = self.shape(gradient);
         let stride = self.shape(parameter).1;
         let norm = values(norm_squared, |n| n[0])?.sqrt();
         let factor = if step.clip > 0.0 { (step.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        update(m, |m| values(gradient, |g| m.iter_mut().zip(g).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor)).unwrap_or(()))?;
-        update(v, |v| values(gradient, |g| v.iter_mut().zip(g).for_each(|(v, g)| *v = step.beta2 * *v + (1.0 - step.beta2) * (g * factor) * (g * factor))).unwrap_or(()))?;
+        update(m, |m| {
+            values(gradient, |g| {
+                m.iter_mut().zip(g).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor)
+            })
+            .unwrap_or(())
+        })?;
+        update(v, |v| {
+            values(gradient, |g| {
+                v.iter_mut()
+                    .zip(g)
+                    .for_each(|(v, g)| *v = step.beta2 * *v + (1.0 - step.beta2) * (g * factor) * (g * factor))
+            })
+            .unwrap_or(())
+        })?;
         values(m, |m| {
             values(v, |v| {
                 update(parameter, |p| {
@@ -255,7 +355,8 @@ impl Backend for Cpu {
                         let at = (row + i) * stride + col;
                         for (j, p) in p[at..at + cols].iter_mut().enumerate() {
                             let (m, v) = (m[i * cols + j], v[i * cols + j]);
-                            let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + step.weight_decay * *p;
+                            let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps)
+                                + step.weight_decay * *p;
                             *p -= step.learning_rate * change;
                         }
                     }

@@ -71,7 +71,15 @@ pub fn rms_norm_backward(dy: &[f32], x: &[f32], gain: &[f32], factors: &[f32], f
 }
 
 /// Half-split rotation: pairs (i, i+d/2).
-pub fn rotate(x: &[f32], cos: &[f32], sin: &[f32], cols: usize, head_dim: usize, rows: &[[usize; 4]], inverse: bool) -> Vec<f32> {
+pub fn rotate(
+    x: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    cols: usize,
+    head_dim: usize,
+    rows: &[[usize; 4]],
+    inverse: bool,
+) -> Vec<f32> {
     let half = head_dim / 2;
     let sign = if inverse { -1.0 } else { 1.0 };
     let mut y = vec![0.0; x.len()];
@@ -188,7 +196,14 @@ pub fn replace_heads(z: &[f32], means: &[f32], slots: &[u32], flags: &[f32], hea
     out
 }
 
-pub fn head_products(z: &[f32], means: &[f32], slots: &[u32], gradient: &[f32], cols: usize, head_dim: usize) -> Vec<f32> {
+pub fn head_products(
+    z: &[f32],
+    means: &[f32],
+    slots: &[u32],
+    gradient: &[f32],
+    cols: usize,
+    head_dim: usize,
+) -> Vec<f32> {
     let heads = cols / head_dim;
     let mut out = vec![0.0; slots.len() * heads];
     for (t, slot) in slots.iter().enumerate().filter(|(_, slot)| **slot != NO_SLOT) {

@@ -27,10 +27,19 @@ impl Engine<Cpu> {
     ///
     /// # Errors
     /// A failure inside candle.
-    pub(super) fn relevance_of_example(&self, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, score: Score, target: Target<'_>, first: usize) -> Result<Vec<f64>> {
+    pub(super) fn relevance_of_example(
+        &self,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<Tensor>,
+        rules: Rules,
+        score: Score,
+        target: Target<'_>,
+        first: usize,
+    ) -> Result<Vec<f64>> {
         let c = &self.config;
         let mut out = vec![0.0; c.total_heads()];
-        let sources: Vec<Head> = (0..c.layers).flat_map(|layer| (0..c.heads).map(move |head| Head { layer, head })).collect();
+        let sources: Vec<Head> =
+            (0..c.layers).flat_map(|layer| (0..c.heads).map(move |head| Head { layer, head })).collect();
         let packed = self.pack(pool.batch)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let first = if rules.query_key { 0 } else { first };
@@ -41,7 +50,9 @@ impl Engine<Cpu> {
         let hidden_factor = activations.r_final.broadcast_mul(self.weight(FINAL_NORM)?)?;
         let vectors = match target {
             Target::Output => Vec::new(),
-            Target::Heads(heads, direction) => self.target_vectors(pool, &packed, &activations, means, heads, direction, GateRule::Tangent)?,
+            Target::Heads(heads, direction) => {
+                self.target_vectors(pool, &packed, &activations, means, heads, direction, GateRule::Tangent)?
+            }
         };
         for chunk in sources.chunks((STACK_ROWS / tokens).max(1)) {
             let scores = match target {
@@ -57,14 +68,18 @@ impl Engine<Cpu> {
                     let highest = heads.iter().map(|h| h.layer).max().unwrap_or(0);
                     let mut sum = Tensor::zeros(chunk.len(), candle_core::DType::F32, &candle_core::Device::Cpu)?;
                     self.sweep(&example, means, rules, chunk, Some(highest), None, &mut |l, z| {
-                        let z = z.reshape((z.dim(0)? / tokens, tokens, c.heads_width()))?.narrow(1, tokens - 1, 1)?.squeeze(1)?;
+                        let z = z
+                            .reshape((z.dim(0)? / tokens, tokens, c.heads_width()))?
+                            .narrow(1, tokens - 1, 1)?
+                            .squeeze(1)?;
                         let reached = z.dim(0)?;
                         let scores = match (score, vectors.get(l).and_then(Option::as_ref)) {
                             (_, None) => return Ok(()),
                             (Score::Projection, Some(vector)) => z.matmul(&vector.t()?)?.squeeze(1)?,
                             (Score::Magnitude, Some(_)) => {
                                 let total = last_row(&activations.layers[l].z)?;
-                                let mut scores = Tensor::zeros(reached, candle_core::DType::F32, &candle_core::Device::Cpu)?;
+                                let mut scores =
+                                    Tensor::zeros(reached, candle_core::DType::F32, &candle_core::Device::Cpu)?;
                                 for head in heads.iter().filter(|h| h.layer == l) {
                                     let of_head = |x: &Tensor| x.narrow(1, head.head * c.head_dim, c.head_dim);
                                     scores = (scores + share(&of_head(&z)?, &of_head(&total)?)?)?;
@@ -91,7 +106,13 @@ impl Engine<Cpu> {
     ///
     /// # Errors
     /// A failure inside candle.
-    pub(super) fn trace_of_source(&self, pool: &PoolBatch<'_>, means: &HeadMeans<Tensor>, rules: Rules, source: Head) -> Result<Trace> {
+    pub(super) fn trace_of_source(
+        &self,
+        pool: &PoolBatch<'_>,
+        means: &HeadMeans<Tensor>,
+        rules: Rules,
+        source: Head,
+    ) -> Result<Trace> {
         let packed = self.pack(pool.batch)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let example = self.example(&activations, pool.slots, 0, pool.batch.tokens.len())?;
@@ -105,7 +126,13 @@ impl Engine<Cpu> {
         Ok(trace)
     }
 
-    fn example<'a>(&self, activations: &'a crate::engine::forward::Activations<Tensor>, slots: &'a [u32], first: usize, tokens: usize) -> Result<Example<'a>> {
+    fn example<'a>(
+        &self,
+        activations: &'a crate::engine::forward::Activations<Tensor>,
+        slots: &'a [u32],
+        first: usize,
+        tokens: usize,
+    ) -> Result<Example<'a>> {
         let mut residuals = Vec::new();
         for layer in &activations.layers {
             residuals.push(layer.x.narrow(0, first, tokens)?.contiguous()?);
@@ -154,9 +181,20 @@ impl Engine<Cpu> {
                 let v = self.beta_linear(&normed, &total, l, "self_attn.v_proj", rules.bias)?;
                 let pattern = if rules.query_key {
                     let rotated = |name: &str| -> Result<Tensor> {
-                        b.rotate(&self.beta_linear(&normed, &total, l, name, rules.bias)?, c.head_dim, &layout, &self.rotary, false)
+                        b.rotate(
+                            &self.beta_linear(&normed, &total, l, name, rules.bias)?,
+                            c.head_dim,
+                            &layout,
+                            &self.rotary,
+                            false,
+                        )
                     };
-                    b.attention_pattern(&rotated("self_attn.q_proj")?, &rotated("self_attn.k_proj")?, c.head_dim, &layout)?
+                    b.attention_pattern(
+                        &rotated("self_attn.q_proj")?,
+                        &rotated("self_attn.k_proj")?,
+                        c.head_dim,
+                        &layout,
+                    )?
                 } else {
                     repeated_pattern(&a.pattern, example.first, tokens, stack)?
                 };
@@ -170,7 +208,17 @@ impl Engine<Cpu> {
             if !new.is_empty() {
                 let started = self.deviations(example, means, l, &new)?;
                 z = Tensor::cat(&[&z, &started], 0)?;
-                beta = Tensor::cat(&[&beta, &Tensor::zeros((new.len() * tokens, c.hidden), candle_core::DType::F32, &candle_core::Device::Cpu)?], 0)?;
+                beta = Tensor::cat(
+                    &[
+                        &beta,
+                        &Tensor::zeros(
+                            (new.len() * tokens, c.hidden),
+                            candle_core::DType::F32,
+                            &candle_core::Device::Cpu,
+                        )?,
+                    ],
+                    0,
+                )?;
             }
             note(format!("beta.z.{l}"), &z)?;
             beta = self.linear(&z, weight("self_attn.o_proj.weight")?, None, Some(&beta))?;
@@ -190,7 +238,13 @@ impl Engine<Cpu> {
     }
 
     /// β of new sources at their own layer: `a − μ` on the head itself at the source positions, `[n·T, H·d]`.
-    fn deviations(&self, example: &Example<'_>, means: &HeadMeans<Tensor>, l: usize, heads: &[usize]) -> Result<Tensor> {
+    fn deviations(
+        &self,
+        example: &Example<'_>,
+        means: &HeadMeans<Tensor>,
+        l: usize,
+        heads: &[usize],
+    ) -> Result<Tensor> {
         let (wide, d) = (self.config.heads_width(), self.config.head_dim);
         let z = example.layers[l].z.narrow(0, example.first, example.tokens)?.contiguous()?;
         let data = values(&z, |z| {
@@ -213,7 +267,9 @@ impl Engine<Cpu> {
     fn beta_linear(&self, beta: &Tensor, total: &Tensor, l: usize, name: &str, rule: BiasRule) -> Result<Tensor> {
         let weight = self.weight(&layer_parameter(l, &format!("{name}.weight")))?;
         let out = self.linear(beta, weight, None, None)?;
-        let (Some(bias), BiasRule::Split) = (self.layer_weight(l, &format!("{name}.bias")), rule) else { return Ok(out) };
+        let (Some(bias), BiasRule::Split) = (self.layer_weight(l, &format!("{name}.bias")), rule) else {
+            return Ok(out);
+        };
         let total = self.linear(total, weight, None, None)?;
         let data = values(&out, |out| {
             values(&total, |total| {
@@ -284,14 +340,21 @@ fn cancel(beta: &Tensor, total: &Tensor) -> Result<Tensor> {
 }
 
 /// β of `SiLU(g) ⊙ u` (METHOD.md §2), totals repeated over the stack.
-fn activation(rule: ActivationRule, gate_beta: &Tensor, gate: &Tensor, up_beta: &Tensor, up: &Tensor) -> Result<Tensor> {
+fn activation(
+    rule: ActivationRule,
+    gate_beta: &Tensor,
+    gate: &Tensor,
+    up_beta: &Tensor,
+    up: &Tensor,
+) -> Result<Tensor> {
     let (rows, cols) = gate_beta.dims2()?;
     let data = values(gate_beta, |gate_beta| {
         values(gate, |gate| {
             values(up_beta, |up_beta| {
                 values(up, |up| {
                     let mut out = Vec::with_capacity(gate_beta.len());
-                    for (gate_beta, up_beta) in gate_beta.chunks_exact(gate.len()).zip(up_beta.chunks_exact(gate.len())) {
+                    for (gate_beta, up_beta) in gate_beta.chunks_exact(gate.len()).zip(up_beta.chunks_exact(gate.len()))
+                    {
                         let each = gate_beta.iter().zip(gate).zip(up_beta).zip(up);
                         out.extend(each.map(|(((gb, g), ub), u)| activation_beta(rule, *gb, *g, *ub, *u)));
                     }

@@ -48,10 +48,16 @@ impl Device {
                 let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
                 let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
                 let matching = |a: &wgpu::Adapter| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase());
-                adapters.into_iter().find(matching).ok_or_else(|| none(format!("no adapter is named `{wanted}`; there are: {}", names.join(", "))))?
+                adapters
+                    .into_iter()
+                    .find(matching)
+                    .ok_or_else(|| none(format!("no adapter is named `{wanted}`; there are: {}", names.join(", "))))?
             }
             None => {
-                let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+                let options = wgpu::RequestAdapterOptions {
+                    power_preference: wgpu::PowerPreference::HighPerformance,
+                    ..Default::default()
+                };
                 instance.request_adapter(&options).await.map_err(|e| none(e.to_string()))?
             }
         };
@@ -73,8 +79,19 @@ impl Device {
         let on_error = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| note(&on_error, error.to_string())));
         let on_loss = failure.clone();
-        device.set_device_lost_callback(move |reason, message| note(&on_loss, format!("the device was lost ({reason:?}): {message}")));
-        Ok(Self { arena: Arena::default(), info: adapter.get_info(), limits, pipelines: RefCell::default(), recorded: RefCell::default(), failure, device, queue })
+        device.set_device_lost_callback(move |reason, message| {
+            note(&on_loss, format!("the device was lost ({reason:?}): {message}"))
+        });
+        Ok(Self {
+            arena: Arena::default(),
+            info: adapter.get_info(),
+            limits,
+            pipelines: RefCell::default(),
+            recorded: RefCell::default(),
+            failure,
+            device,
+            queue,
+        })
     }
 
     /// Whether the adapter computes in software.
@@ -105,7 +122,11 @@ impl Device {
         let bytes = data.len() as u64;
         let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         if bytes > limit {
-            return Err(EngineError::TooLarge { what: format!("a tensor of {} values", bytes / 4), needed: bytes, limit });
+            return Err(EngineError::TooLarge {
+                what: format!("a tensor of {} values", bytes / 4),
+                needed: bytes,
+                limit,
+            });
         }
         let buffer = self.arena.fresh(&self.device, bytes);
         self.queue.write_buffer(buffer.raw(), 0, data);
@@ -119,11 +140,18 @@ impl Device {
         let mut recorded = self.recorded.borrow_mut();
         let offset = recorded.parameters.len() as u32;
         recorded.parameters.extend_from_slice(bytemuck::cast_slice(parameters));
-        let aligned = recorded.parameters.len().next_multiple_of(self.limits.min_uniform_buffer_offset_alignment as usize);
+        let aligned =
+            recorded.parameters.len().next_multiple_of(self.limits.min_uniform_buffer_offset_alignment as usize);
         recorded.parameters.resize(aligned, 0);
         let bindings = pipeline.bind(&self.device, self.arena.parameters(&self.device), buffers);
-        recorded.commands.push(Command::Dispatch { pipeline: pipeline.pipeline.clone(), bindings, parameters: offset, groups });
-        let full = recorded.commands.len() >= SUBMIT_AFTER || recorded.parameters.len() + 512 > super::buffers::PARAMETER_BYTES as usize;
+        recorded.commands.push(Command::Dispatch {
+            pipeline: pipeline.pipeline.clone(),
+            bindings,
+            parameters: offset,
+            groups,
+        });
+        let full = recorded.commands.len() >= SUBMIT_AFTER
+            || recorded.parameters.len() + 512 > super::buffers::PARAMETER_BYTES as usize;
         drop(recorded);
         drop(pipelines);
         if full {

@@ -40,13 +40,19 @@ impl Kernel {
             Self::Adamw => ("adamw", include_str!("kernels/adamw.wgsl")),
             Self::Add => ("add", include_str!("kernels/add.wgsl")),
             Self::AttentionMix => ("attention_mix", include_str!("kernels/attention_mix.wgsl")),
-            Self::AttentionMixBackward => ("attention_mix_backward", include_str!("kernels/attention_mix_backward.wgsl")),
+            Self::AttentionMixBackward => {
+                ("attention_mix_backward", include_str!("kernels/attention_mix_backward.wgsl"))
+            }
             Self::AttentionPattern => ("attention_pattern", include_str!("kernels/attention_pattern.wgsl")),
-            Self::AttentionPatternBackward => ("attention_pattern_backward", include_str!("kernels/attention_pattern_backward.wgsl")),
+            Self::AttentionPatternBackward => {
+                ("attention_pattern_backward", include_str!("kernels/attention_pattern_backward.wgsl"))
+            }
             Self::ColumnSum => ("column_sum", include_str!("kernels/column_sum.wgsl")),
             Self::CopyWindow => ("copy_window", include_str!("kernels/copy_window.wgsl")),
             Self::CrossEntropy => ("cross_entropy", include_str!("kernels/cross_entropy.wgsl")),
-            Self::CrossEntropyBackward => ("cross_entropy_backward", include_str!("kernels/cross_entropy_backward.wgsl")),
+            Self::CrossEntropyBackward => {
+                ("cross_entropy_backward", include_str!("kernels/cross_entropy_backward.wgsl"))
+            }
             Self::GatherRows => ("gather_rows", include_str!("kernels/gather_rows.wgsl")),
             Self::HeadProducts => ("head_products", include_str!("kernels/head_products.wgsl")),
             Self::LogSumExpChunks => ("log_sum_exp_chunks", include_str!("kernels/log_sum_exp_chunks.wgsl")),
@@ -55,7 +61,9 @@ impl Kernel {
             Self::RmsFactor => ("rms_factor", include_str!("kernels/rms_factor.wgsl")),
             Self::RmsNorm => ("rms_norm", include_str!("kernels/rms_norm.wgsl")),
             Self::RmsNormBackward => ("rms_norm_backward", include_str!("kernels/rms_norm_backward.wgsl")),
-            Self::RmsNormGainGradient => ("rms_norm_gain_gradient", include_str!("kernels/rms_norm_gain_gradient.wgsl")),
+            Self::RmsNormGainGradient => {
+                ("rms_norm_gain_gradient", include_str!("kernels/rms_norm_gain_gradient.wgsl"))
+            }
             Self::RmsPull => ("rms_pull", include_str!("kernels/rms_pull.wgsl")),
             Self::Rotate => ("rotate", include_str!("kernels/rotate.wgsl")),
             Self::ScaleColumns => ("scale_columns", include_str!("kernels/scale_columns.wgsl")),
@@ -79,19 +87,40 @@ const LARGEST_PARAMETERS: u64 = 48;
 impl Pipeline {
     pub fn new(device: &wgpu::Device, kernel: Kernel) -> Self {
         let (name, source) = kernel.source();
-        let storage = |read_only| wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only }, has_dynamic_offset: false, min_binding_size: None };
-        let uniform = wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Uniform, has_dynamic_offset: true, min_binding_size: None };
+        let storage = |read_only| wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let uniform = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: true,
+            min_binding_size: None,
+        };
         // The kernel's own declarations say which buffers it writes.
         let buffers = source.lines().filter_map(|line| match line {
             line if line.contains("var<storage, read_write>") => Some(storage(false)),
             line if line.contains("var<storage, read>") => Some(storage(true)),
             _ => None,
         });
-        let entry = |(binding, ty): (usize, wgpu::BindingType)| wgpu::BindGroupLayoutEntry { binding: binding as u32, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None };
+        let entry = |(binding, ty): (usize, wgpu::BindingType)| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty,
+            count: None,
+        };
         let entries: Vec<_> = std::iter::once(uniform).chain(buffers).enumerate().map(entry).collect();
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor { label: Some(name), bind_group_layouts: &[Some(&layout)], immediate_size: 0 });
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) });
+        let layout =
+            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
@@ -104,9 +133,16 @@ impl Pipeline {
     }
 
     pub fn bind(&self, device: &wgpu::Device, parameters: wgpu::Buffer, buffers: &[&Buffer]) -> wgpu::BindGroup {
-        let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &parameters, offset: 0, size: std::num::NonZero::new(LARGEST_PARAMETERS) });
+        let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &parameters,
+            offset: 0,
+            size: std::num::NonZero::new(LARGEST_PARAMETERS),
+        });
         let resources = std::iter::once(uniform).chain(buffers.iter().map(|b| b.raw().as_entire_binding()));
-        let entries: Vec<_> = resources.enumerate().map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource }).collect();
+        let entries: Vec<_> = resources
+            .enumerate()
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
+            .collect();
         device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &self.layout, entries: &entries })
     }
 }

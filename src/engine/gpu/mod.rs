@@ -88,7 +88,14 @@ impl Gpu {
         Ok(out)
     }
 
-    fn attention(&self, pattern_rows: usize, kv_heads: usize, head_dim: usize, layout: &Layout, first: u32) -> [u32; 5] {
+    fn attention(
+        &self,
+        pattern_rows: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        layout: &Layout,
+        first: u32,
+    ) -> [u32; 5] {
         [first, pattern_rows as u32, kv_heads as u32, head_dim as u32, layout.entries as u32]
     }
 
@@ -153,14 +160,24 @@ impl Backend for Gpu {
 
     fn layout(&self, layout: PackedLayout) -> Result<Layout> {
         let rows: Vec<[u32; 4]> = layout.rows().into_iter().map(|row| row.map(|x| x as u32)).collect();
-        Ok(Layout { rows: self.0.upload(bytemuck::cast_slice(&rows))?, tokens: layout.tokens(), entries: layout.pattern_entries() })
+        Ok(Layout {
+            rows: self.0.upload(bytemuck::cast_slice(&rows))?,
+            tokens: layout.tokens(),
+            entries: layout.pattern_entries(),
+        })
     }
 
     async fn read(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
         self.0.read(&tensors.iter().map(|t| (&t.buffer, t.len())).collect::<Vec<_>>()).await
     }
 
-    fn matmul(&self, a: Operand<Tensor>, b: Operand<Tensor>, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn matmul(
+        &self,
+        a: Operand<Tensor>,
+        b: Operand<Tensor>,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (a_strides, m, k) = strides(&a);
         let (b_strides, _, n) = strides(&b);
         let out = self.tensor(m, n)?;
@@ -192,20 +209,35 @@ impl Backend for Gpu {
 
     fn gather_rows(&self, table: &Tensor, ids: &Ids) -> Result<Tensor> {
         let out = self.tensor(ids.count, table.cols)?;
-        self.run(Kernel::GatherRows, out.len(), &[out.len() as u32, table.cols as u32], &[&table.buffer, &ids.ids, &out.buffer]);
+        self.run(
+            Kernel::GatherRows,
+            out.len(),
+            &[out.len() as u32, table.cols as u32],
+            &[&table.buffer, &ids.ids, &out.buffer],
+        );
         Ok(out)
     }
 
     fn scatter_rows(&self, x: &Tensor, ids: &Ids, rows: usize) -> Result<Tensor> {
         let out = self.zeros(rows, x.cols)?;
         let threads = ids.distinct_count * x.cols;
-        self.run(Kernel::ScatterRows, threads, &[threads as u32, x.cols as u32], &[&x.buffer, &ids.distinct, &ids.offsets, &ids.places, &out.buffer]);
+        self.run(
+            Kernel::ScatterRows,
+            threads,
+            &[threads as u32, x.cols as u32],
+            &[&x.buffer, &ids.distinct, &ids.offsets, &ids.places, &out.buffer],
+        );
         Ok(out)
     }
 
     fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
         let r = self.tensor(x.rows, 1)?;
-        self.run(Kernel::RmsFactor, x.rows, &[x.rows as u32, x.cols as u32, (eps as f32).to_bits()], &[&x.buffer, &r.buffer]);
+        self.run(
+            Kernel::RmsFactor,
+            x.rows,
+            &[x.rows as u32, x.cols as u32, (eps as f32).to_bits()],
+            &[&x.buffer, &r.buffer],
+        );
         let y = self.elementwise(Kernel::RmsNorm, x, &[x.cols as u32], &[&x.buffer, &r.buffer, &gain.buffer])?;
         Ok((y, r))
     }
@@ -215,23 +247,50 @@ impl Backend for Gpu {
             self.zeros(x.rows, 1)?
         } else {
             let pull = self.tensor(x.rows, 1)?;
-            self.run(Kernel::RmsPull, x.rows, &[x.rows as u32, x.cols as u32], &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer]);
+            self.run(
+                Kernel::RmsPull,
+                x.rows,
+                &[x.rows as u32, x.cols as u32],
+                &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer],
+            );
             pull
         };
-        self.elementwise(Kernel::RmsNormBackward, x, &[x.cols as u32], &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer])
+        self.elementwise(
+            Kernel::RmsNormBackward,
+            x,
+            &[x.cols as u32],
+            &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer],
+        )
     }
 
     fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor) -> Result<Tensor> {
         let out = self.tensor(1, x.cols)?;
-        self.run(Kernel::RmsNormGainGradient, x.cols, &[x.rows as u32, x.cols as u32], &[&dy.buffer, &x.buffer, &r.buffer, &out.buffer]);
+        self.run(
+            Kernel::RmsNormGainGradient,
+            x.cols,
+            &[x.rows as u32, x.cols as u32],
+            &[&dy.buffer, &x.buffer, &r.buffer, &out.buffer],
+        );
         Ok(out)
     }
 
-    fn rotate(&self, x: &Tensor, head_dim: usize, layout: &Layout, rotary: &(Tensor, Tensor), inverse: bool) -> Result<Tensor> {
+    fn rotate(
+        &self,
+        x: &Tensor,
+        head_dim: usize,
+        layout: &Layout,
+        rotary: &(Tensor, Tensor),
+        inverse: bool,
+    ) -> Result<Tensor> {
         let out = self.tensor(x.rows, x.cols)?;
         let sign: f32 = if inverse { -1.0 } else { 1.0 };
         let parameters = [(x.len() / 2) as u32, x.cols as u32, head_dim as u32, sign.to_bits()];
-        self.run(Kernel::Rotate, x.len() / 2, &parameters, &[&x.buffer, &rotary.0.buffer, &rotary.1.buffer, &layout.rows, &out.buffer]);
+        self.run(
+            Kernel::Rotate,
+            x.len() / 2,
+            &parameters,
+            &[&x.buffer, &rotary.0.buffer, &rotary.1.buffer, &layout.rows, &out.buffer],
+        );
         Ok(out)
     }
 
@@ -239,40 +298,98 @@ impl Backend for Gpu {
         let heads = q.cols / head_dim;
         let out = self.tensor(heads, layout.entries)?;
         let parameters = self.attention(heads, k.cols / head_dim, head_dim, layout, layout.tokens as u32);
-        self.run(Kernel::AttentionPattern, layout.tokens * heads, &parameters, &[&q.buffer, &k.buffer, &layout.rows, &out.buffer]);
+        self.run(
+            Kernel::AttentionPattern,
+            layout.tokens * heads,
+            &parameters,
+            &[&q.buffer, &k.buffer, &layout.rows, &out.buffer],
+        );
         Ok(out)
     }
 
     fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Layout) -> Result<Tensor> {
         let out = self.tensor(layout.tokens, pattern.rows * head_dim)?;
         let parameters = self.attention(pattern.rows, v.cols / head_dim, head_dim, layout, out.len() as u32);
-        self.run(Kernel::AttentionMix, out.len(), &parameters, &[&pattern.buffer, &v.buffer, &layout.rows, &out.buffer]);
+        self.run(
+            Kernel::AttentionMix,
+            out.len(),
+            &parameters,
+            &[&pattern.buffer, &v.buffer, &layout.rows, &out.buffer],
+        );
         Ok(out)
     }
 
-    fn attention_mix_backward(&self, pattern: &Tensor, dz: &Tensor, kv_heads: usize, head_dim: usize, layout: &Layout) -> Result<Tensor> {
+    fn attention_mix_backward(
+        &self,
+        pattern: &Tensor,
+        dz: &Tensor,
+        kv_heads: usize,
+        head_dim: usize,
+        layout: &Layout,
+    ) -> Result<Tensor> {
         let out = self.tensor(layout.tokens, kv_heads * head_dim)?;
         let parameters = self.attention(pattern.rows, kv_heads, head_dim, layout, out.len() as u32);
-        self.run(Kernel::AttentionMixBackward, out.len(), &parameters, &[&pattern.buffer, &dz.buffer, &layout.rows, &out.buffer]);
+        self.run(
+            Kernel::AttentionMixBackward,
+            out.len(),
+            &parameters,
+            &[&pattern.buffer, &dz.buffer, &layout.rows, &out.buffer],
+        );
         Ok(out)
     }
 
-    fn attention_pattern_backward(&self, pattern: &Tensor, dz: &Tensor, v: &Tensor, head_dim: usize, layout: &Layout) -> Result<Tensor> {
+    fn attention_pattern_backward(
+        &self,
+        pattern: &Tensor,
+        dz: &Tensor,
+        v: &Tensor,
+        head_dim: usize,
+        layout: &Layout,
+    ) -> Result<Tensor> {
         let out = self.tensor(pattern.rows, pattern.cols)?;
         let parameters = self.attention(pattern.rows, v.cols / head_dim, head_dim, layout, layout.tokens as u32);
-        self.run(Kernel::AttentionPatternBackward, layout.tokens * pattern.rows, &parameters, &[&pattern.buffer, &dz.buffer, &v.buffer, &layout.rows, &out.buffer]);
+        self.run(
+            Kernel::AttentionPatternBackward,
+            layout.tokens * pattern.rows,
+            &parameters,
+            &[&pattern.buffer, &dz.buffer, &v.buffer, &layout.rows, &out.buffer],
+        );
         Ok(out)
     }
 
-    fn replace_heads(&self, z: &Tensor, means: &Tensor, slots: &Ids, flags: &Tensor, head_dim: usize) -> Result<Tensor> {
-        self.elementwise(Kernel::ReplaceHeads, z, &[z.cols as u32, head_dim as u32], &[&z.buffer, &means.buffer, &slots.ids, &flags.buffer])
+    fn replace_heads(
+        &self,
+        z: &Tensor,
+        means: &Tensor,
+        slots: &Ids,
+        flags: &Tensor,
+        head_dim: usize,
+    ) -> Result<Tensor> {
+        self.elementwise(
+            Kernel::ReplaceHeads,
+            z,
+            &[z.cols as u32, head_dim as u32],
+            &[&z.buffer, &means.buffer, &slots.ids, &flags.buffer],
+        )
     }
 
-    fn head_products(&self, z: &Tensor, means: &Tensor, slots: &Ids, gradient: &Tensor, head_dim: usize) -> Result<Tensor> {
+    fn head_products(
+        &self,
+        z: &Tensor,
+        means: &Tensor,
+        slots: &Ids,
+        gradient: &Tensor,
+        head_dim: usize,
+    ) -> Result<Tensor> {
         let heads = z.cols / head_dim;
         let out = self.tensor(z.rows, heads)?;
         let parameters = [out.len(), heads, head_dim].map(|x| x as u32);
-        self.run(Kernel::HeadProducts, out.len(), &parameters, &[&z.buffer, &means.buffer, &slots.ids, &gradient.buffer, &out.buffer]);
+        self.run(
+            Kernel::HeadProducts,
+            out.len(),
+            &parameters,
+            &[&z.buffer, &means.buffer, &slots.ids, &gradient.buffer, &out.buffer],
+        );
         Ok(out)
     }
 
@@ -287,7 +404,12 @@ impl Backend for Gpu {
             GateRule::Half => 2,
         };
         let (d_gate, d_up) = (self.tensor(gate.rows, gate.cols)?, self.tensor(gate.rows, gate.cols)?);
-        self.run(Kernel::SwigluBackward, gate.len(), &[gate.len() as u32, rule], &[&dy.buffer, &gate.buffer, &up.buffer, &d_gate.buffer, &d_up.buffer]);
+        self.run(
+            Kernel::SwigluBackward,
+            gate.len(),
+            &[gate.len() as u32, rule],
+            &[&dy.buffer, &gate.buffer, &up.buffer, &d_gate.buffer, &d_up.buffer],
+        );
         Ok((d_gate, d_up))
     }
 
@@ -295,11 +417,21 @@ impl Backend for Gpu {
         let (rows, cols) = (logits.rows, logits.cols);
         let chunks = cols.div_ceil(CHUNK);
         let parts = self.tensor(rows * chunks, 2)?;
-        self.run(Kernel::LogSumExpChunks, rows * chunks, &[rows as u32, cols as u32, CHUNK as u32, chunks as u32], &[&logits.buffer, &parts.buffer]);
+        self.run(
+            Kernel::LogSumExpChunks,
+            rows * chunks,
+            &[rows as u32, cols as u32, CHUNK as u32, chunks as u32],
+            &[&logits.buffer, &parts.buffer],
+        );
         let (log_sums, losses) = (self.tensor(rows, 1)?, self.tensor(rows, 1)?);
         let buffers = [&logits.buffer, &parts.buffer, &targets.ids, &log_sums.buffer, &losses.buffer];
         self.run(Kernel::CrossEntropy, rows, &[rows as u32, cols as u32, chunks as u32], &buffers);
-        let gradient = self.elementwise(Kernel::CrossEntropyBackward, logits, &[rows as u32, cols as u32], &[&logits.buffer, &log_sums.buffer, &targets.ids])?;
+        let gradient = self.elementwise(
+            Kernel::CrossEntropyBackward,
+            logits,
+            &[rows as u32, cols as u32],
+            &[&logits.buffer, &log_sums.buffer, &targets.ids],
+        )?;
         Ok((losses, gradient))
     }
 
@@ -310,7 +442,12 @@ impl Backend for Gpu {
         let mut first = 0;
         for x in tensors {
             let chunks = x.len().div_ceil(chunk);
-            self.run(Kernel::SumOfSquares, chunks, &[x.len() as u32, chunk as u32, first as u32], &[&x.buffer, &parts.buffer]);
+            self.run(
+                Kernel::SumOfSquares,
+                chunks,
+                &[x.len() as u32, chunk as u32, first as u32],
+                &[&x.buffer, &parts.buffer],
+            );
             first += chunks;
         }
         let out = self.tensor(1, 1)?;
@@ -318,10 +455,29 @@ impl Backend for Gpu {
         Ok(out)
     }
 
-    fn adamw(&self, parameter: &Tensor, row: usize, col: usize, gradient: &Tensor, m: &Tensor, v: &Tensor, norm_squared: &Tensor, step: &Step) -> Result<()> {
+    fn adamw(
+        &self,
+        parameter: &Tensor,
+        row: usize,
+        col: usize,
+        gradient: &Tensor,
+        m: &Tensor,
+        v: &Tensor,
+        norm_squared: &Tensor,
+        step: &Step,
+    ) -> Result<()> {
         let start = row * parameter.cols + col;
         let mut parameters = [gradient.len(), gradient.cols, start, parameter.cols].map(|x| x as u32).to_vec();
-        let numbers = [step.learning_rate, step.beta1, step.beta2, step.eps, step.weight_decay, step.clip, step.correction1, step.correction2];
+        let numbers = [
+            step.learning_rate,
+            step.beta1,
+            step.beta2,
+            step.eps,
+            step.weight_decay,
+            step.clip,
+            step.correction1,
+            step.correction2,
+        ];
         parameters.extend(numbers.map(f32::to_bits));
         let buffers = [&gradient.buffer, &norm_squared.buffer, &parameter.buffer, &m.buffer, &v.buffer];
         self.run(Kernel::Adamw, gradient.len(), &parameters, &buffers);
