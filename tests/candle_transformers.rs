@@ -40,7 +40,9 @@ fn qwen2_logits() {
     // candle's configuration wants three fields that the golden config leaves out because nothing uses them.
     let json = std::fs::read_to_string(common::golden_folder("qwen2_tiny").join("config.json")).expect("the config");
     let mut json: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
-    for (key, value) in [("sliding_window", 512.into()), ("max_window_layers", 4.into()), ("use_sliding_window", false.into())] {
+    for (key, value) in
+        [("sliding_window", 512.into()), ("max_window_layers", 4.into()), ("use_sliding_window", false.into())]
+    {
         json[key] = value;
     }
     let config: qwen2::Config = serde_json::from_value(json).expect("candle reads the config");

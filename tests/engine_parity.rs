@@ -4,8 +4,7 @@ mod common;
 
 use ctsft_lab::circuit::{Pool, Positions, SlotMap, ablation_metrics, means, relevance};
 use ctsft_lab::engine::cpu::Cpu;
-use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Prompt, Score, Target};
+use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, GateRule, Head, LossOver, Method, Prompt, Score, Target};
 use ctsft_lab::progress::Unwatched;
 use ctsft_lab::tuning::{KvRule, NormRule, full_slices, head_slices};
 use pollster::block_on;
@@ -23,7 +22,8 @@ const VERBALIZER: [u32; 3] = [7, 100, 132];
 /// Everything an engine computes on one model, as one list of named numbers.
 fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
     let mut found = Vec::new();
-    let batch_of = |prompts: &[Prompt]| Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
+    let batch_of =
+        |prompts: &[Prompt]| Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
     let batch = batch_of(&prompts(&[1, 2, 17, 33, 5]));
     found.push(("vocabulary logits".into(), block_on(engine.vocabulary_logits(&batch)).expect("logits")));
     let answers = block_on(engine.answers(&batch, &VERBALIZER, true)).expect("answers");
@@ -42,14 +42,20 @@ fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
         }
     }
     let pool_prompts = prompts(&[4, 17, 33, 9, 5, 12]);
-    let pool = Pool { slots: SlotMap { head: 1, tail: 2 }, prompts: pool_prompts, verbalizer: VERBALIZER.to_vec(), positions: Positions::All };
+    let pool = Pool {
+        slots: SlotMap { head: 1, tail: 2 },
+        prompts: pool_prompts,
+        verbalizer: VERBALIZER.to_vec(),
+        positions: Positions::All,
+    };
     let mu = block_on(means(engine, &pool, &Unwatched)).expect("means");
     found.push(("means".into(), block_on(engine.read_means(&mu)).expect("read").concat()));
     let targets = BTreeSet::from([Head { layer: 1, head: 5 }, Head { layer: 2, head: 0 }]);
     let direction = ctsft_lab::engine::TargetDirection::Direct;
     for (name, target) in [("output", Target::Output), ("heads", Target::Heads(&targets, direction))] {
         let method = Method::Reverse(GateRule::Tangent);
-        let r = block_on(relevance(engine, &pool, &mu, method, Score::Projection, target, &Unwatched)).expect("relevance");
+        let r =
+            block_on(relevance(engine, &pool, &mu, method, Score::Projection, target, &Unwatched)).expect("relevance");
         found.push((format!("relevance to {name}"), r.per_example.concat().iter().map(|x| *x as f32).collect()));
     }
     let kept = block_on(ablation_metrics(engine, &pool, &mu, &targets, &Unwatched)).expect("ablation");
@@ -74,15 +80,7 @@ fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
 }
 
 fn compare(config: &str) {
-    let gpu = match block_on(Gpu::open(None)) {
-        Ok(gpu) => gpu,
-        Err(EngineError::NoGpu(why)) => {
-            assert!(std::env::var_os("CI").is_none(), "CI must have a GPU adapter: {why}");
-            eprintln!("SKIPPED: no GPU adapter ({why})");
-            return;
-        }
-        Err(other) => panic!("{other}"),
-    };
+    let Some(gpu) = common::gpu() else { return };
     let load = || common::open(common::model_files(config, 11)).expect("the made-up model opens");
     let expected = everything(&Engine::load(Cpu, &mut load(), |_, _| {}).expect("loads"));
     let found = everything(&Engine::load(gpu, &mut load(), |_, _| {}).expect("loads"));

@@ -3,8 +3,7 @@
 mod common;
 
 use ctsft_lab::engine::cpu::Cpu;
-use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::engine::{Backend, Engine, EngineError};
+use ctsft_lab::engine::{Backend, Engine};
 use ctsft_lab::experiment::verify::{Depth, Golden, Outcome, Report, verify};
 use pollster::block_on;
 
@@ -28,19 +27,6 @@ fn check<B: Backend>(backend: B, folder: &str) -> Report {
     report
 }
 
-/// A GPU, software or not. Without any the GPU tests prove nothing, and say so; CI must have one.
-fn gpu() -> Option<Gpu> {
-    match block_on(Gpu::open(None)) {
-        Ok(gpu) => Some(gpu),
-        Err(EngineError::NoGpu(why)) => {
-            assert!(std::env::var_os("CI").is_none(), "CI must have a GPU adapter: {why}");
-            eprintln!("SKIPPED on the GPU engine: no adapter ({why}); install mesa-vulkan-drivers for a software one");
-            None
-        }
-        Err(other) => panic!("{other}"),
-    }
-}
-
 #[test]
 fn qwen2_on_the_cpu() {
     assert!(check(Cpu, "qwen2_tiny").passed() > 180);
@@ -53,14 +39,14 @@ fn llama_on_the_cpu() {
 
 #[test]
 fn qwen2_on_the_gpu() {
-    if let Some(gpu) = gpu() {
+    if let Some(gpu) = common::gpu() {
         assert!(check(gpu, "qwen2_tiny").passed() > 130);
     }
 }
 
 #[test]
 fn llama_on_the_gpu() {
-    if let Some(gpu) = gpu() {
+    if let Some(gpu) = common::gpu() {
         assert!(check(gpu, "llama_tiny").passed() > 110);
     }
 }

@@ -395,7 +395,8 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     flags.apply(&mut recipe);
     let table = |path: &Path| -> Result<Table> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(read_table(&path.display().to_string(), &bytes)?)
+        // A record must not tell where on somebody's disk a file lay.
+        Ok(read_table(&path.file_name().unwrap_or_default().to_string_lossy(), &bytes)?)
     };
     let tables = Tables {
         source_train: table(&files.source_train)?,

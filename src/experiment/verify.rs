@@ -146,12 +146,15 @@ struct TrainFull {
     loss_after: f64,
 }
 
+/// Named tensors: shape and values.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
+
 /// Golden values, parsed.
 pub struct Golden {
     pool: Pool,
     /// Scalars and circuits; real-model files have none.
     expected: Option<Expected>,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    tensors: Tensors,
 }
 
 impl Golden {
@@ -200,7 +203,7 @@ fn parse_pool(json: &[u8], file: &'static str) -> Result<Pool, VerifyError> {
     })
 }
 
-fn parse_tensors(bytes: &[u8]) -> Result<BTreeMap<String, (Vec<usize>, Vec<f64>)>, VerifyError> {
+fn parse_tensors(bytes: &[u8]) -> Result<Tensors, VerifyError> {
     let bad = |problem: String| VerifyError::Golden { file: "the golden safetensors", problem };
     let file = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
     let mut tensors = BTreeMap::new();

@@ -4,7 +4,8 @@ use super::ModelError;
 use super::checkpoint::ModelFile;
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::TensorInfo;
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 
 /// Headers above this size are refused: no real checkpoint comes near it.
@@ -13,7 +14,7 @@ const MAX_HEADER: u64 = 100 << 20;
 pub struct SafetensorsFile {
     pub name: String,
     file: ModelFile,
-    metadata: Metadata,
+    tensors: BTreeMap<String, TensorInfo>,
     /// Offset of the first tensor's bytes in the file.
     start: u64,
 }
@@ -38,43 +39,52 @@ impl SafetensorsFile {
         }
         let mut header = vec![0; length as usize];
         file.bytes.read_exact(&mut header).map_err(read)?;
-        let metadata: Metadata =
+        let entries: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&header).map_err(|e| bad(format!("the header is not valid: {e}")))?;
-        for (tensor, info) in metadata.tensors() {
+        let mut tensors = BTreeMap::new();
+        for (tensor, entry) in entries.into_iter().filter(|(key, _)| key != "__metadata__") {
+            let info: TensorInfo = serde_json::from_value(entry)
+                .map_err(|e| bad(format!("the header's entry for tensor `{tensor}` is not valid: {e}")))?;
             let (from, to) = info.data_offsets;
-            let expected = info.shape.iter().product::<usize>() * info.dtype.bitsize() / 8;
-            if to < from || to - from != expected {
+            let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, d| n.checked_mul(*d));
+            if to < from || Some(to - from) != bits.map(|bits| bits / 8) {
                 return Err(bad(format!(
-                    "tensor `{tensor}` of shape {:?} should take {expected} bytes, but the header gives it {from}..{to}",
-                    info.shape
+                    "tensor `{tensor}` of {:?} and shape {:?} does not fit the bytes {from}..{to} of the header",
+                    info.dtype, info.shape
                 )));
             }
+            tensors.insert(tensor, info);
         }
         let start = 8 + length;
-        let needed = start + metadata.data_len() as u64;
+        let mut spans: Vec<(&String, (usize, usize))> =
+            tensors.iter().map(|(name, i)| (name, i.data_offsets)).collect();
+        spans.sort_by_key(|(_, span)| *span);
+        if let Some(pair) = spans.windows(2).find(|pair| pair[1].1.0 < pair[0].1.1) {
+            return Err(bad(format!("the header gives tensors `{}` and `{}` the same bytes", pair[0].0, pair[1].0)));
+        }
+        let needed = start + spans.last().map_or(0, |(_, (_, end))| *end as u64);
         if needed > size {
             return Err(bad(format!("truncated: the header describes {needed} bytes, the file has {size}")));
         }
-        Ok(Self { name, file, metadata, start })
+        Ok(Self { name, file, tensors, start })
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys()
     }
 
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.metadata.info(name).map(|info| info.shape.clone())
+        self.tensors.get(name).map(|info| info.shape.clone())
     }
 
     /// The first tensor's type, which in practice is the whole file's.
     pub fn dtype(&self) -> String {
-        let first = self.names().into_iter().next();
-        let dtype = first.and_then(|name| self.metadata.info(&name)).map(|info| info.dtype);
-        dtype.map_or("empty".into(), |d| format!("{d:?}").to_lowercase())
+        let first = self.tensors.values().next();
+        first.map_or("empty".into(), |info| format!("{:?}", info.dtype).to_lowercase())
     }
 
     pub fn check_dtype(&self, name: &str) -> Result<(), ModelError> {
-        match self.metadata.info(name).map(|info| info.dtype) {
+        match self.tensors.get(name).map(|info| info.dtype) {
             None => Err(ModelError::TensorMissing(name.into())),
             Some(Dtype::F32 | Dtype::F16 | Dtype::BF16) => Ok(()),
             Some(other) => Err(ModelError::TensorType {
@@ -87,7 +97,7 @@ impl SafetensorsFile {
 
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
         self.check_dtype(name)?;
-        let info = self.metadata.info(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
+        let info = self.tensors.get(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
         let (from, to) = info.data_offsets;
         let mut bytes = vec![0; to - from];
         self.file

@@ -1,6 +1,8 @@
 //! Made-up models and the real files that tests use, where they are to be had.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use ctsft_lab::engine::EngineError;
+use ctsft_lab::engine::gpu::Gpu;
 use ctsft_lab::model::{Checkpoint, ModelConfig, ModelError, ModelFile};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -97,4 +99,18 @@ fn found(path: PathBuf, what: &str) -> Option<PathBuf> {
     assert!(std::env::var_os("CI").is_none(), "{test} needs {what}, and CI must have it");
     eprintln!("SKIPPED {test}: {what} is not to be had here");
     None
+}
+
+/// A GPU, software or not. Without any the GPU tests prove nothing, and say so; CI must have one.
+pub fn gpu() -> Option<Gpu> {
+    match pollster::block_on(Gpu::open(None)) {
+        Ok(gpu) => Some(gpu),
+        Err(EngineError::NoGpu(why)) => {
+            let test = std::thread::current().name().unwrap_or("a test").to_string();
+            assert!(std::env::var_os("CI").is_none(), "{test} needs a GPU adapter, and CI must have one: {why}");
+            eprintln!("SKIPPED {test}: no GPU adapter ({why}); install mesa-vulkan-drivers for a software one");
+            None
+        }
+        Err(other) => panic!("{other}"),
+    }
 }
