@@ -1,4 +1,4 @@
-import { expect, type Page } from '@playwright/test';
+import { expect, test, type Page } from '@playwright/test';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -43,4 +43,10 @@ export async function chooseEngine(page: Page, engine: 'gpu' | 'cpu'): Promise<v
   await expect(choice).toBeEnabled({ timeout: 60_000 });
   await choice.check();
   await expect(choice).toBeChecked();
+}
+
+/** Skips the running test where something is not to be had; CI must have it. */
+export function need(there: boolean, what: string): void {
+  if (!there && process.env.CI) throw new Error(`CI must have ${what}`);
+  test.skip(!there, `${what} is not to be had here`);
 }

@@ -1,7 +1,7 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
 import { expect, test, type Page } from '@playwright/test';
 import { readFileSync } from 'node:fs';
-import { chooseEngine, hasNusax, nusax, openLab, setNumber, smollm } from './helpers';
+import { chooseEngine, hasNusax, need, nusax, openLab, setNumber, smollm } from './helpers';
 import { tinyFiles } from './tiny-model';
 
 async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
@@ -105,8 +105,8 @@ test('errors are shown in words where they arise', async ({ page }) => {
 });
 
 test('a real model on the CPU: SmolLM2-135M, English to Indonesian', async ({ page }) => {
-  test.skip(!hasNusax, 'NusaX is not beside this checkout (CTSFT_SHARED)');
-  test.skip(!smollm, 'the SmolLM2 GGUF is not to be had (CTSFT_SMOLLM2)');
+  need(hasNusax, 'NusaX beside the checkout (CTSFT_SHARED)');
+  need(smollm !== '', 'the SmolLM2 GGUF (CTSFT_SMOLLM2)');
   const clean = await openLab(page);
   await page.locator('#model-files').setInputFiles(smollm);
   await expect(page.getByTestId('model-summary')).toContainText('30 layers of 9 heads', { timeout: 120_000 });

