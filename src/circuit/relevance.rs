@@ -65,7 +65,7 @@ pub async fn relevance<B: Backend>(
         let pool_batch = pool.batch(&batch, &slots);
         let cost = match method {
             Method::Reverse(rule) => {
-                per_example.extend(engine.linear_relevance(&pool_batch, means, target, rule).await?.per_example);
+                per_example.extend(engine.linear_relevance(&pool_batch, means, target, rule).await?);
                 REVERSE_COST
             }
             Method::Sweep(rules) => {

@@ -105,6 +105,10 @@ pub trait Backend: Sized {
 
     /// The device's name, for the record.
     fn device(&self) -> String;
+    /// Most bytes that tensors held at once on a device with a memory of its own.
+    fn peak_bytes(&self) -> Option<u64> {
+        None
+    }
     /// Largest number of tokens worth packing into one batch.
     fn batch_tokens(&self) -> usize;
     fn shape(&self, x: &Self::Tensor) -> (usize, usize);

@@ -21,7 +21,7 @@ pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
 pub use optimiser::{AdamW, Moments};
 pub use parameters::{ParameterSlice, Snapshot};
-pub use relevance::{Head, HeadMeans, HeadSet, LinearRelevance, NO_SLOT, PoolBatch, Target, TargetDirection};
+pub use relevance::{Head, HeadMeans, HeadSet, NO_SLOT, PoolBatch, Target, TargetDirection};
 
 pub use rules::{ActivationRule, BiasRule, Method, Rules, Score, Trace};
 

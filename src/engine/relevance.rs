@@ -65,12 +65,6 @@ pub enum TargetDirection {
     Dot,
 }
 
-/// The relevances of one batch under the linear rules.
-pub struct LinearRelevance {
-    /// `[B][L·H]`.
-    pub per_example: Vec<Vec<f64>>,
-}
-
 /// A batch's place in a discovery pool.
 pub struct PoolBatch<'a> {
     pub batch: &'a Batch,
@@ -123,7 +117,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Relevance of every head on each example of the batch under the linear rules: one forward, one reverse pass in
-    /// which patterns and norm factors are constants. Heads with no target above them get 0 here.
+    /// which patterns and norm factors are constants: `[B][L·H]`. Heads with no target above them get 0 here.
     ///
     /// # Errors
     /// A device failure.
@@ -133,7 +127,7 @@ impl<B: Backend> Engine<B> {
         means: &HeadMeans<B::Tensor>,
         target: Target<'_>,
         rule: GateRule,
-    ) -> Result<LinearRelevance> {
+    ) -> Result<Vec<Vec<f64>>> {
         let b = &self.backend;
         let c = &self.config;
         let products = self.reverse(pool, means, target, rule)?;
@@ -148,7 +142,7 @@ impl<B: Backend> Engine<B> {
                 }
             }
         }
-        Ok(LinearRelevance { per_example })
+        Ok(per_example)
     }
 
     /// `⟨a(t) − μ, G(t)⟩` of every token and head: `[N, H]` for each layer, lowest first.

@@ -179,6 +179,9 @@ pub struct Record {
     pub model: ModelSummary,
     /// The device that computed.
     pub device: String,
+    /// Most bytes that tensors held on the device at once, where it has a memory of its own.
+    #[ts(type = "number | null")]
+    pub peak_device_bytes: Option<u64>,
     /// Milliseconds since 1970.
     pub started: f64,
     pub sets: Sets<SetSummary>,

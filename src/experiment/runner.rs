@@ -297,6 +297,7 @@ pub async fn run<B: Backend>(
         recipe: recipe.clone(),
         model,
         device: engine.backend.device(),
+        peak_device_bytes: None,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_millis() as f64),
         sets: Sets {
             source_train: sets.source_train.summary.clone(),
@@ -384,6 +385,7 @@ pub async fn run<B: Backend>(
     }
     meter.leave();
     record.times = meter.times.take();
+    record.peak_device_bytes = engine.backend.peak_bytes();
     record.finished = true;
     watcher.found(&record);
     Ok(record)

@@ -8,6 +8,7 @@ use super::optimiser::Step;
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
 use super::{Engine, Result, Rules, Score, Trace};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor};
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 /// Computes on the CPU.
@@ -24,15 +25,30 @@ pub struct Rows {
     pub rows: Vec<[usize; 4]>,
 }
 
-/// A contiguous tensor's values. Every tensor of this backend is contiguous f32 on the CPU.
-fn values<R>(x: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// A contiguous tensor's values, held for reading. Every tensor of this backend is contiguous f32 on the CPU.
+struct Values<G> {
+    storage: G,
+    span: Range<usize>,
+}
+
+fn values(x: &Tensor) -> Result<impl Deref<Target = [f32]>> {
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(cpu) = &*storage else {
-        return Err(candle_core::Error::Msg("tensor is not on the CPU".into()).into());
-    };
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(read(&cpu.as_slice::<f32>()?[start..end])),
-        None => Err(candle_core::Error::Msg("a strided view where a contiguous tensor is needed".into()).into()),
+    let failed = |problem: &str| Err(candle_core::Error::Msg(problem.into()).into());
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Ok(Values { storage, span: start..end }),
+        (Storage::Cpu(CpuStorage::F32(_)), None) => failed("a strided view where a contiguous tensor is needed"),
+        _ => failed("a tensor that is not f32 on the CPU"),
+    }
+}
+
+impl<G: Deref<Target = Storage>> Deref for Values<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.span.clone()],
+            _ => &[], // `values` makes no other.
+        }
     }
 }
 
@@ -136,7 +152,7 @@ impl Backend for Cpu {
     }
 
     async fn read(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
-        tensors.iter().map(|x| values(x, <[f32]>::to_vec)).collect()
+        tensors.iter().map(|x| Ok(values(x)?.to_vec())).collect()
     }
 
     fn matmul(
@@ -175,21 +191,18 @@ impl Backend for Cpu {
 
     fn scatter_rows(&self, x: &Tensor, ids: &PackedIds, rows: usize) -> Result<Tensor> {
         let cols = self.shape(x).1;
-        let out = values(x, |x| ops::scatter_rows(x, &ids.ids, rows, cols))?;
-        matrix(out, rows, cols)
+        matrix(ops::scatter_rows(&values(x)?, &ids.ids, rows, cols), rows, cols)
     }
 
     fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
         let (rows, cols) = self.shape(x);
-        let (y, r) = values(x, |x| values(gain, |gain| ops::rms_norm(x, gain, eps)))??;
+        let (y, r) = ops::rms_norm(&values(x)?, &values(gain)?, eps);
         Ok((matrix(y, rows, cols)?, matrix(r, rows, 1)?))
     }
 
     fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
-        let dx = values(dy, |dy| {
-            values(x, |x| values(gain, |gain| values(r, |r| ops::rms_norm_backward(dy, x, gain, r, frozen))))
-        })????;
+        let dx = ops::rms_norm_backward(&values(dy)?, &values(x)?, &values(gain)?, &values(r)?, frozen);
         matrix(dx, rows, cols)
     }
 
@@ -206,28 +219,21 @@ impl Backend for Cpu {
         inverse: bool,
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
-        let y = values(x, |x| {
-            values(&rotary.0, |cos| {
-                values(&rotary.1, |sin| ops::rotate(x, cos, sin, cols, head_dim, &layout.rows, inverse))
-            })
-        })???;
+        let (cos, sin) = (values(&rotary.0)?, values(&rotary.1)?);
+        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, &layout.rows, inverse);
         matrix(y, rows, cols)
     }
 
     fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
-        let (heads, kv_heads) = (self.shape(q).1 / head_dim, self.shape(k).1 / head_dim);
-        let pattern = values(q, |q| {
-            values(k, |k| ops::attention_pattern(q, k, ops::Heads { heads, kv_heads, head_dim }, layout))
-        })??;
-        matrix(pattern, heads, layout.layout.pattern_entries())
+        let shape = ops::Heads { heads: self.shape(q).1 / head_dim, kv_heads: self.shape(k).1 / head_dim, head_dim };
+        let pattern = ops::attention_pattern(&values(q)?, &values(k)?, shape, layout);
+        matrix(pattern, shape.heads, layout.layout.pattern_entries())
     }
 
     fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
-        let (heads, kv_heads) = (self.shape(pattern).0, self.shape(v).1 / head_dim);
-        let z = values(pattern, |p| {
-            values(v, |v| ops::attention_mix(p, v, ops::Heads { heads, kv_heads, head_dim }, layout))
-        })??;
-        matrix(z, layout.rows.len(), heads * head_dim)
+        let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads: self.shape(v).1 / head_dim, head_dim };
+        let z = ops::attention_mix(&values(pattern)?, &values(v)?, shape, layout);
+        matrix(z, layout.rows.len(), shape.heads * head_dim)
     }
 
     fn attention_mix_backward(
@@ -238,10 +244,8 @@ impl Backend for Cpu {
         head_dim: usize,
         layout: &Rc<Rows>,
     ) -> Result<Tensor> {
-        let heads = self.shape(pattern).0;
-        let dv = values(pattern, |p| {
-            values(dz, |dz| ops::attention_mix_backward(p, dz, ops::Heads { heads, kv_heads, head_dim }, layout))
-        })??;
+        let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads, head_dim };
+        let dv = ops::attention_mix_backward(&values(pattern)?, &values(dz)?, shape, layout);
         matrix(dv, layout.rows.len(), kv_heads * head_dim)
     }
 
@@ -254,11 +258,8 @@ impl Backend for Cpu {
         layout: &Rc<Rows>,
     ) -> Result<Tensor> {
         let (heads, entries) = self.shape(pattern);
-        let kv_heads = self.shape(v).1 / head_dim;
-        let heads_shape = ops::Heads { heads, kv_heads, head_dim };
-        let ds = values(pattern, |p| {
-            values(dz, |dz| values(v, |v| ops::attention_pattern_backward(p, dz, v, heads_shape, layout)))
-        })???;
+        let shape = ops::Heads { heads, kv_heads: self.shape(v).1 / head_dim, head_dim };
+        let ds = ops::attention_pattern_backward(&values(pattern)?, &values(dz)?, &values(v)?, shape, layout);
         matrix(ds, heads, entries)
     }
 
@@ -271,9 +272,7 @@ impl Backend for Cpu {
         head_dim: usize,
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(z);
-        let out = values(z, |z| {
-            values(means, |means| values(flags, |flags| ops::replace_heads(z, means, &slots.ids, flags, head_dim)))
-        })???;
+        let out = ops::replace_heads(&values(z)?, &values(means)?, &slots.ids, &values(flags)?, head_dim);
         matrix(out, rows, cols)
     }
 
@@ -286,35 +285,33 @@ impl Backend for Cpu {
         head_dim: usize,
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(z);
-        let out = values(z, |z| {
-            values(means, |means| values(gradient, |g| ops::head_products(z, means, &slots.ids, g, cols, head_dim)))
-        })???;
+        let (z, means, gradient) = (values(z)?, values(means)?, values(gradient)?);
+        let out = ops::head_products(&z, &means, &slots.ids, &gradient, cols, head_dim);
         matrix(out, rows, cols / head_dim)
     }
 
     fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         let (rows, cols) = self.shape(gate);
-        let y = values(gate, |gate| values(up, |up| gate.iter().zip(up).map(|(g, u)| ops::silu(*g) * u).collect()))??;
-        matrix(y, rows, cols)
+        let (gate, up) = (values(gate)?, values(up)?);
+        matrix(gate.iter().zip(&*up).map(|(g, u)| ops::silu(*g) * u).collect(), rows, cols)
     }
 
     fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, rule: GateRule) -> Result<(Tensor, Tensor)> {
         let (rows, cols) = self.shape(gate);
-        let (dg, du) =
-            values(dy, |dy| values(gate, |gate| values(up, |up| ops::swiglu_backward(dy, gate, up, rule))))???;
+        let (dg, du) = ops::swiglu_backward(&values(dy)?, &values(gate)?, &values(up)?, rule);
         Ok((matrix(dg, rows, cols)?, matrix(du, rows, cols)?))
     }
 
     fn cross_entropy(&self, logits: &Tensor, targets: &PackedIds) -> Result<(Tensor, Tensor)> {
         let (rows, cols) = self.shape(logits);
-        let (losses, gradient) = values(logits, |logits| ops::cross_entropy(logits, &targets.ids, cols))?;
+        let (losses, gradient) = ops::cross_entropy(&values(logits)?, &targets.ids, cols);
         Ok((matrix(losses, rows, 1)?, matrix(gradient, rows, cols)?))
     }
 
     fn sum_of_squares(&self, tensors: &[Tensor]) -> Result<Tensor> {
         let mut sum = 0.0;
         for x in tensors {
-            sum += values(x, |x| x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>())?;
+            sum += values(x)?.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
         }
         matrix(vec![sum as f32], 1, 1)
     }
@@ -332,37 +329,30 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let (rows, cols) = self.shape(gradient);
         let stride = self.shape(parameter).1;
-        let norm = values(norm_squared, |n| n[0])?.sqrt();
+        let norm = values(norm_squared)?[0].sqrt();
         let factor = if step.clip > 0.0 { (step.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        update(m, |m| {
-            values(gradient, |g| {
-                m.iter_mut().zip(g).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor)
-            })
-            .unwrap_or(())
-        })?;
-        update(v, |v| {
-            values(gradient, |g| {
-                v.iter_mut()
-                    .zip(g)
-                    .for_each(|(v, g)| *v = step.beta2 * *v + (1.0 - step.beta2) * (g * factor) * (g * factor))
-            })
-            .unwrap_or(())
-        })?;
-        values(m, |m| {
-            values(v, |v| {
-                update(parameter, |p| {
-                    for i in 0..rows {
-                        let at = (row + i) * stride + col;
-                        for (j, p) in p[at..at + cols].iter_mut().enumerate() {
-                            let (m, v) = (m[i * cols + j], v[i * cols + j]);
-                            let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps)
-                                + step.weight_decay * *p;
-                            *p -= step.learning_rate * change;
-                        }
-                    }
-                })
-            })
-        })??
+        {
+            let gradient = values(gradient)?;
+            update(m, |m| {
+                m.iter_mut().zip(&*gradient).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor);
+            })?;
+            update(v, |v| {
+                let squares = gradient.iter().map(|g| (g * factor) * (g * factor));
+                v.iter_mut().zip(squares).for_each(|(v, g2)| *v = step.beta2 * *v + (1.0 - step.beta2) * g2);
+            })?;
+        }
+        let (m, v) = (values(m)?, values(v)?);
+        update(parameter, |p| {
+            for i in 0..rows {
+                let at = (row + i) * stride + col;
+                for (j, p) in p[at..at + cols].iter_mut().enumerate() {
+                    let (m, v) = (m[i * cols + j], v[i * cols + j]);
+                    let change =
+                        (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + step.weight_decay * *p;
+                    *p -= step.learning_rate * change;
+                }
+            }
+        })
     }
 
     fn copy_window(&self, x: &Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Tensor> {
@@ -372,13 +362,12 @@ impl Backend for Cpu {
     fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
         let (rows, cols) = self.shape(window);
         let stride = self.shape(x).1;
-        values(window, |window| {
-            update(x, |x| {
-                for i in 0..rows {
-                    let at = (row + i) * stride + col;
-                    x[at..at + cols].copy_from_slice(&window[i * cols..(i + 1) * cols]);
-                }
-            })
-        })?
+        let window = values(window)?;
+        update(x, |x| {
+            for i in 0..rows {
+                let at = (row + i) * stride + col;
+                x[at..at + cols].copy_from_slice(&window[i * cols..(i + 1) * cols]);
+            }
+        })
     }
 }

@@ -121,8 +121,8 @@ impl Engine<Cpu> {
         let x = &example.residuals[self.config.layers];
         let (h, r) = self.backend.rms_norm(x, self.weight(FINAL_NORM)?, self.config.rms_eps)?;
         let beta = beta.broadcast_mul(&r)?.broadcast_mul(self.weight(FINAL_NORM)?)?;
-        trace.push(("gamma.h".into(), values(&(h - &beta)?, <[f32]>::to_vec)?));
-        trace.push(("beta.h".into(), values(&beta, <[f32]>::to_vec)?));
+        trace.push(("gamma.h".into(), values(&(h - &beta)?)?.to_vec()));
+        trace.push(("beta.h".into(), values(&beta)?.to_vec()));
         Ok(trace)
     }
 
@@ -164,7 +164,7 @@ impl Engine<Cpu> {
         let mut beta = Tensor::zeros((0, c.hidden), candle_core::DType::F32, &candle_core::Device::Cpu)?;
         let mut note = |name: String, x: &Tensor| -> Result<()> {
             if let Some(trace) = &mut trace {
-                trace.push((name, values(x, <[f32]>::to_vec)?));
+                trace.push((name, values(x)?.to_vec()));
             }
             Ok(())
         };
@@ -247,20 +247,16 @@ impl Engine<Cpu> {
     ) -> Result<Tensor> {
         let (wide, d) = (self.config.heads_width(), self.config.head_dim);
         let z = example.layers[l].z.narrow(0, example.first, example.tokens)?.contiguous()?;
-        let data = values(&z, |z| {
-            values(&means.layers[l], |means| {
-                let mut out = vec![0.0; heads.len() * z.len()];
-                for (block, head) in out.chunks_exact_mut(z.len()).zip(heads) {
-                    for (t, slot) in example.slots.iter().enumerate().filter(|(_, slot)| **slot != NO_SLOT) {
-                        for i in head * d..(head + 1) * d {
-                            block[t * wide + i] = z[t * wide + i] - means[*slot as usize * wide + i];
-                        }
-                    }
+        let (z, means) = (values(&z)?, values(&means.layers[l])?);
+        let mut out = vec![0.0; heads.len() * z.len()];
+        for (block, head) in out.chunks_exact_mut(z.len()).zip(heads) {
+            for (t, slot) in example.slots.iter().enumerate().filter(|(_, slot)| **slot != NO_SLOT) {
+                for i in head * d..(head + 1) * d {
+                    block[t * wide + i] = z[t * wide + i] - means[*slot as usize * wide + i];
                 }
-                out
-            })
-        })??;
-        super::matrix(data, heads.len() * example.tokens, wide)
+            }
+        }
+        super::matrix(out, heads.len() * example.tokens, wide)
     }
 
     /// β through a linear map that may have a bias; `total` is the map's ordinary input, `[T, in]`.
@@ -271,18 +267,12 @@ impl Engine<Cpu> {
             return Ok(out);
         };
         let total = self.linear(total, weight, None, None)?;
-        let data = values(&out, |out| {
-            values(&total, |total| {
-                values(bias, |bias| {
-                    let share = |(i, beta): (usize, &f32)| {
-                        let gamma = total[i % total.len()] - beta;
-                        beta + bias[i % bias.len()] * (beta.abs() / (beta.abs() + gamma.abs() + 1e-8))
-                    };
-                    out.iter().enumerate().map(share).collect::<Vec<_>>()
-                })
-            })
-        })???;
-        super::matrix(data, out.dim(0)?, out.dim(1)?)
+        let (betas, totals, bias) = (values(&out)?, values(&total)?, values(bias)?);
+        let share = |(i, beta): (usize, &f32)| {
+            let gamma = totals[i % totals.len()] - beta;
+            beta + bias[i % bias.len()] * (beta.abs() / (beta.abs() + gamma.abs() + 1e-8))
+        };
+        super::matrix(betas.iter().enumerate().map(share).collect(), out.dim(0)?, out.dim(1)?)
     }
 }
 
@@ -303,40 +293,34 @@ fn share(beta: &Tensor, total: &Tensor) -> Result<Tensor> {
 fn repeated_pattern(pattern: &Tensor, first: usize, tokens: usize, stack: usize) -> Result<Tensor> {
     let (heads, entries) = pattern.dims2()?;
     let one = tokens * (tokens + 1) / 2;
-    let data = values(pattern, |pattern| {
-        let mut out = Vec::with_capacity(heads * one * stack);
-        for head in pattern.chunks_exact(entries) {
-            let mut live = Vec::with_capacity(one);
-            for t in first..first + tokens {
-                let row = t * (t + 1) / 2;
-                live.extend_from_slice(&head[row + first..=row + t]);
-            }
-            for _ in 0..stack {
-                out.extend_from_slice(&live);
-            }
+    let pattern = values(pattern)?;
+    let mut out = Vec::with_capacity(heads * one * stack);
+    for head in pattern.chunks_exact(entries) {
+        let mut live = Vec::with_capacity(one);
+        for t in first..first + tokens {
+            let row = t * (t + 1) / 2;
+            live.extend_from_slice(&head[row + first..=row + t]);
         }
-        out
-    })?;
-    super::matrix(data, heads, one * stack)
+        for _ in 0..stack {
+            out.extend_from_slice(&live);
+        }
+    }
+    super::matrix(out, heads, one * stack)
 }
 
 /// Where β and γ = total − β disagree in sign, the larger takes the total and the other becomes 0.
 fn cancel(beta: &Tensor, total: &Tensor) -> Result<Tensor> {
-    let data = values(beta, |beta| {
-        values(total, |total| {
-            let keep = |(i, beta): (usize, &f32)| {
-                let total = total[i % total.len()];
-                let gamma = total - beta;
-                match beta * gamma < 0.0 {
-                    false => *beta,
-                    true if beta.abs() >= gamma.abs() => total,
-                    true => 0.0,
-                }
-            };
-            beta.iter().enumerate().map(keep).collect::<Vec<_>>()
-        })
-    })??;
-    super::matrix(data, beta.dim(0)?, beta.dim(1)?)
+    let totals = values(total)?;
+    let keep = |(i, beta): (usize, &f32)| {
+        let total = totals[i % totals.len()];
+        let gamma = total - beta;
+        match beta * gamma < 0.0 {
+            false => *beta,
+            true if beta.abs() >= gamma.abs() => total,
+            true => 0.0,
+        }
+    };
+    super::matrix(values(beta)?.iter().enumerate().map(keep).collect(), beta.dim(0)?, beta.dim(1)?)
 }
 
 /// β of `SiLU(g) ⊙ u` (METHOD.md §2), totals repeated over the stack.
@@ -348,22 +332,13 @@ fn activation(
     up: &Tensor,
 ) -> Result<Tensor> {
     let (rows, cols) = gate_beta.dims2()?;
-    let data = values(gate_beta, |gate_beta| {
-        values(gate, |gate| {
-            values(up_beta, |up_beta| {
-                values(up, |up| {
-                    let mut out = Vec::with_capacity(gate_beta.len());
-                    for (gate_beta, up_beta) in gate_beta.chunks_exact(gate.len()).zip(up_beta.chunks_exact(gate.len()))
-                    {
-                        let each = gate_beta.iter().zip(gate).zip(up_beta).zip(up);
-                        out.extend(each.map(|(((gb, g), ub), u)| activation_beta(rule, *gb, *g, *ub, *u)));
-                    }
-                    out
-                })
-            })
-        })
-    })????;
-    super::matrix(data, rows, cols)
+    let (gate_beta, gate, up_beta, up) = (values(gate_beta)?, values(gate)?, values(up_beta)?, values(up)?);
+    let mut out = Vec::with_capacity(gate_beta.len());
+    for (gate_beta, up_beta) in gate_beta.chunks_exact(gate.len()).zip(up_beta.chunks_exact(gate.len())) {
+        let each = gate_beta.iter().zip(&*gate).zip(up_beta).zip(&*up);
+        out.extend(each.map(|(((gb, g), ub), u)| activation_beta(rule, *gb, *g, *ub, *u)));
+    }
+    super::matrix(out, rows, cols)
 }
 
 fn activation_beta(rule: ActivationRule, gate_beta: f32, gate: f32, up_beta: f32, up: f32) -> f32 {

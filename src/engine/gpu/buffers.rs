@@ -14,6 +14,8 @@ pub struct Buffer(Rc<Owned>);
 struct Owned {
     raw: wgpu::Buffer,
     home: Weak<Pool>,
+    /// Whether it serves again. Uploads do not: they are written at once, ahead of recorded work.
+    recycled: bool,
 }
 
 impl Buffer {
@@ -25,7 +27,10 @@ impl Buffer {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(pool) = self.home.upgrade() {
-            pool.give_back(self.raw.clone());
+            match self.recycled {
+                true => pool.give_back(self.raw.clone()),
+                false => pool.bytes.set(pool.bytes.get() - self.raw.size()),
+            }
         }
     }
 }
@@ -75,22 +80,22 @@ impl Arena {
         match recycled {
             Some(raw) => {
                 self.pool.idle_bytes.set(self.pool.idle_bytes.get() - size);
-                Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool) }))
+                Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool), recycled: true }))
             }
-            None => self.create(device, size),
+            None => self.create(device, size, true),
         }
     }
 
     /// A buffer that no recorded work uses.
     pub fn fresh(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
-        self.create(device, bytes.next_multiple_of(4).max(4))
+        self.create(device, bytes.next_multiple_of(4).max(4), false)
     }
 
-    fn create(&self, device: &wgpu::Device, size: u64) -> Buffer {
+    fn create(&self, device: &wgpu::Device, size: u64, recycled: bool) -> Buffer {
         self.pool.count(size);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let raw = device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
-        Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool) }))
+        Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool), recycled }))
     }
 
     /// The uniform buffer that holds a submission's parameters.

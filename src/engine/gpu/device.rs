@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 /// Recorded work is handed to the device after this many commands, so that it runs while more is recorded.
 const SUBMIT_AFTER: usize = 256;
 
+/// Uploads above this many bytes are handed to the device at once.
+const LARGE_UPLOAD: usize = 1 << 22;
+
 /// One recorded command.
 enum Command {
     Dispatch { pipeline: wgpu::ComputePipeline, bindings: wgpu::BindGroup, parameters: u32, groups: [u32; 2] },
@@ -130,6 +133,10 @@ impl Device {
         }
         let buffer = self.arena.fresh(&self.device, bytes);
         self.queue.write_buffer(buffer.raw(), 0, data);
+        if data.len() > LARGE_UPLOAD {
+            // Else the staging copies of a whole model would pile up until the first dispatch.
+            self.queue.submit([]);
+        }
         Ok(buffer)
     }
 
@@ -231,5 +238,12 @@ impl Device {
             values = rest;
         }
         Ok(out)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // In a browser a dropped buffer waits for the garbage collector; a model's gigabytes must not.
+        self.device.destroy();
     }
 }

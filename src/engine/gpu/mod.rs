@@ -60,11 +60,6 @@ impl Gpu {
         Device::open(wanted).await.map(Self)
     }
 
-    /// Most bytes that tensors held at once.
-    pub fn peak_bytes(&self) -> u64 {
-        self.0.arena.peak_bytes()
-    }
-
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
         Ok(Tensor { buffer: self.0.allocate(rows * cols)?, rows, cols })
     }
@@ -124,6 +119,10 @@ impl Backend for Gpu {
         let software = if self.0.is_software() { ", software" } else { "" };
         let name = if info.name.is_empty() { "unnamed adapter" } else { &info.name };
         format!("{name} ({}{software})", info.backend)
+    }
+
+    fn peak_bytes(&self) -> Option<u64> {
+        Some(self.0.arena.peak_bytes())
     }
 
     fn batch_tokens(&self) -> usize {

@@ -23,6 +23,10 @@ program: string, recipe: Recipe, model: ModelSummary,
  */
 device: string, 
 /**
+ * Most bytes that tensors held on the device at once, where it has a memory of its own.
+ */
+peak_device_bytes: number | null, 
+/**
  * Milliseconds since 1970.
  */
 started: number, sets: Sets<SetSummary>, answer_tokens: Array<number>, zero_shot: Both | null, 

@@ -1,6 +1,6 @@
 import { useEffect, useState } from 'preact/hooks';
 import { lab, take } from '../lab';
-import { duration, percent, t } from '../text';
+import { duration, number, percent, t } from '../text';
 import type { EngineKind } from '../bindings/EngineKind';
 import type { ModelSummary } from '../bindings/ModelSummary';
 import type { Record } from '../bindings/Record';
@@ -84,7 +84,8 @@ export function RunStep(props: {
           {t('run.done', {
             elapsed: duration(props.record.times.reduce((sum, x) => sum + x.seconds, 0)),
             device: props.record.device,
-          })}
+          })}{' '}
+          {props.record.peak_device_bytes !== null && t('run.memory', { megabytes: number(props.record.peak_device_bytes / 1e6, 0) })}
         </p>
       )}
       {props.record && !props.running && (
