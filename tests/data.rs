@@ -6,7 +6,6 @@ mod common;
 use ctsft_lab::data::{
     Balance, Dataset, Template, crossings, encode, guess_mapping, label_values, read_table, sample, train_and_test,
 };
-use ctsft_lab::model::Tokenizer;
 use std::collections::BTreeSet;
 
 fn labels(names: &[&str]) -> Vec<String> {
@@ -156,19 +155,6 @@ fn a_text_or_id_in_two_sets_is_found() {
     assert_eq!(summary, [(3, 2), (2, 3)]);
 }
 
-/// A word-level tokenizer over a few words.
-pub fn word_tokenizer() -> Tokenizer {
-    let words = ["[UNK]", "Text:", "Sentiment:", "good", "bad", "fine", "food", "A:", "B:"];
-    let vocabulary: serde_json::Map<String, serde_json::Value> =
-        words.iter().enumerate().map(|(i, w)| (w.to_string(), i.into())).collect();
-    let json = serde_json::json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
-    });
-    Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
-}
-
 #[test]
 fn long_texts_are_cut_and_the_template_is_not() {
     let csv = format!("text,label\n{},good\nbad food,bad\n", ["food"; 50].join(" "));
@@ -176,8 +162,8 @@ fn long_texts_are_cut_and_the_template_is_not() {
     let set =
         Dataset::new(&table, &guess_mapping(&table).expect("guesses"), &labels(&["good", "bad"])).expect("usable");
     let template = Template::parse("Text: {text} Sentiment:").expect("valid");
-    let encoded =
-        encode(&set.examples, &template, &labels(&[" good", " bad"]), 2, &word_tokenizer(), 10).expect("encodes");
+    let tokenizer = common::word_tokenizer(&["[UNK]", "Text:", "Sentiment:", "good", "bad", "fine", "food"]);
+    let encoded = encode(&set.examples, &template, &labels(&[" good", " bad"]), 2, &tokenizer, 10).expect("encodes");
     assert_eq!(encoded.cut_rows, [2]);
     let first = &encoded.prompts[0].tokens;
     assert!((9..=10).contains(&first.len()), "{first:?}");

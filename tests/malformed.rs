@@ -5,7 +5,6 @@ mod common;
 use common::{Files, ODD_QWEN2, made_up_weights, model_files, open, safetensors_bytes};
 use ctsft_lab::data::{DataError, Dataset, Template, encode, guess_mapping, read_table};
 use ctsft_lab::experiment::Recipe;
-use ctsft_lab::model::Tokenizer;
 use safetensors::Dtype;
 
 fn model_refused(what: &str, files: Files, expected: &[&str]) {
@@ -209,21 +208,13 @@ fn tables() {
     assert!(error.contains("no column `tweet`") && error.contains("text, label"), "{error}");
 }
 
-fn tokenizer() -> Tokenizer {
-    let json = serde_json::json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null, "decoder": null,
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "good": 1, "bad": 2, "Answer:": 3, "very": 4}, "unk_token": "[UNK]"}
-    });
-    Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
-}
-
 fn words_refused(what: &str, template: &str, words: &[&str], expected: &str) {
     let table = read_table("a.csv", b"text,label\ngood,1\nbad,0\n").expect("reads");
     let set =
         Dataset::new(&table, &guess_mapping(&table).expect("guesses"), &["0".into(), "1".into()]).expect("usable");
     let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-    let outcome = Template::parse(template).and_then(|t| encode(&set.examples, &t, &words, 2, &tokenizer(), 8));
+    let tokenizer = common::word_tokenizer(&["[UNK]", "good", "bad", "Answer:", "very"]);
+    let outcome = Template::parse(template).and_then(|t| encode(&set.examples, &t, &words, 2, &tokenizer, 8));
     let error: DataError = outcome.err().unwrap_or_else(|| panic!("{what} was accepted"));
     assert!(error.to_string().contains(expected), "{what}: `{error}` does not say `{expected}`");
 }

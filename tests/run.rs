@@ -62,14 +62,7 @@ fn tokenizer() -> Tokenizer {
     for prefix in ["src", "tgt"] {
         words.extend((0..60).map(|i| format!("{prefix}{i}")));
     }
-    let vocabulary: serde_json::Map<String, serde_json::Value> =
-        words.into_iter().enumerate().map(|(i, w)| (w, i.into())).collect();
-    let json = serde_json::json!({
-        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": null, "decoder": null,
-        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
-    });
-    Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
+    common::word_tokenizer(&words)
 }
 
 fn recipe() -> Recipe {

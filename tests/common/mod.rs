@@ -3,7 +3,7 @@
 
 use ctsft_lab::engine::EngineError;
 use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::model::{Checkpoint, ModelConfig, ModelError, ModelFile};
+use ctsft_lab::model::{Checkpoint, ModelConfig, ModelError, ModelFile, Tokenizer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
@@ -73,6 +73,18 @@ pub fn open_paths(paths: &[PathBuf]) -> Result<Checkpoint, ModelError> {
         bytes: Box::new(std::fs::File::open(path).expect("the file can be opened")),
     };
     Checkpoint::open(paths.iter().map(file).collect())
+}
+
+/// A tokenizer that splits at blanks; each word is its place in the list, the first stands for all others.
+pub fn word_tokenizer<S: AsRef<str>>(words: &[S]) -> Tokenizer {
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        words.iter().enumerate().map(|(i, w)| (w.as_ref().to_string(), i.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": words[0].as_ref()}
+    });
+    Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
 }
 
 pub fn golden_folder(name: &str) -> PathBuf {

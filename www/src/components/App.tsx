@@ -34,9 +34,9 @@ export function App() {
 
   useEffect(() => {
     const listen = (event: LabEvent) => {
+      // Events and the run's result come by different ways: one that arrives after the end changes nothing.
       if (event.type === 'record') setRecord(event.record);
-      else if (event.type === 'progress') setRunning({ progress: event.progress });
-      else setRunning({ loading: event });
+      else setRunning((now) => now && (event.type === 'progress' ? { progress: event.progress } : { loading: event }));
     };
     void lab.listen(Comlink.proxy(listen));
     take(lab.defaultRecipe()).then(setRecipe, (error) => setFailure(messageOf(error)));
