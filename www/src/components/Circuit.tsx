@@ -59,7 +59,7 @@ function Faithfulness({ found }: { found: FaithfulnessRecord }) {
                 <td>
                   <strong>{show(row.faithfulness)}</strong>
                 </td>
-                <td>{row.random.map(show).join('  ')}</td>
+                <td>{row.random.map(show).join(' · ')}</td>
               </tr>
             ))}
           </tbody>

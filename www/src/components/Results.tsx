@@ -16,7 +16,7 @@ export function Results({ record }: { record: Record }) {
           <thead>
             <tr>
               {['arm', 'trained', 'source', 'target', 'f1', 'gain', 'drop', 'kl'].map((key) => (
-                <th key={key} scope="col">
+                <th key={key} scope="col" class={['arm', 'source', 'target'].includes(key) ? '' : 'number'}>
                   {t(`results.${key}`)}
                 </th>
               ))}
