@@ -1,3 +1,4 @@
+import AxeBuilder from '@axe-core/playwright';
 import { expect, test, type Page } from '@playwright/test';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -49,4 +50,10 @@ export async function chooseEngine(page: Page, engine: 'gpu' | 'cpu'): Promise<v
 export function need(there: boolean, what: string): void {
   if (!there && process.env.CI) throw new Error(`CI must have ${what}`);
   test.skip(!there, `${what} is not to be had here`);
+}
+
+/** WCAG 2.2 AA, as far as axe can tell. */
+export async function accessible(page: Page): Promise<void> {
+  const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']).analyze();
+  expect(violations.map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target.join(' ')}`).join(', ')}`)).toEqual([]);
 }

@@ -1,7 +1,7 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
 import { expect, test, type Page } from '@playwright/test';
 import { readFileSync } from 'node:fs';
-import { chooseEngine, hasNusax, need, nusax, openLab, setNumber, smollm } from './helpers';
+import { accessible, chooseEngine, hasNusax, need, nusax, openLab, setNumber, smollm } from './helpers';
 import { tinyFiles } from './tiny-model';
 
 async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
@@ -45,6 +45,15 @@ test('a tiny model on WebGPU: all arms, circuit, table, record', async ({ page }
   await expect(page.getByTestId('head-grid').getByRole('gridcell')).toHaveCount(32);
   expect(await page.getByTestId('head-grid').locator('.member').count()).toBeGreaterThan(3);
   await page.screenshot({ path: 'test-results/tiny-webgpu.png', fullPage: true });
+  await accessible(page);
+
+  // A phone, in Indonesian: nothing runs out of the page sideways.
+  await page.setViewportSize({ width: 390, height: 800 });
+  await page.locator('.language select').selectOption('id');
+  await expect(page.getByRole('button', { name: 'Jalankan', exact: true })).toBeVisible();
+  await page.screenshot({ path: 'test-results/tiny-webgpu-phone.png', fullPage: true });
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
+  await page.locator('.language select').selectOption('en');
 
   const record = await downloadRecord(page);
   expect(record.device).toContain('webgpu');

@@ -89,9 +89,11 @@ export function RunStep(props: {
         </p>
       )}
       {props.record && !props.running && (
-        <button type="button" class="button" onClick={() => props.record && download(props.record)}>
-          {t('run.download')}
-        </button>
+        <div class="buttons">
+          <button type="button" class="button" onClick={() => props.record && download(props.record)}>
+            {t('run.download')}
+          </button>
+        </div>
       )}
       <SelfCheck engine={engine} busy={props.running !== undefined} />
     </section>
