@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub type Files = Vec<(String, Vec<u8>)>;
 
@@ -87,14 +87,18 @@ pub fn word_tokenizer<S: AsRef<str>>(words: &[S]) -> Tokenizer {
     Tokenizer::from_json(json.to_string().as_bytes()).expect("a valid tokenizer")
 }
 
+/// The repository's root, asked at run time: checkouts may share a target folder.
+fn checkout() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).expect("cargo runs the tests")
+}
+
 pub fn golden_folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    checkout().join("tests/golden").join(name)
 }
 
 /// A file of `../shared` (or `CTSFT_SHARED`); `None`, said aloud, where it is not there. CI must have it.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("CTSFT_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let folder = std::env::var_os("CTSFT_SHARED").map_or_else(|| checkout().join("../shared"), PathBuf::from);
     found(folder.join(path), path)
 }
 

@@ -32,7 +32,8 @@ enum Task {
 
 fn main() -> Result<()> {
     let shell = Shell::new()?;
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    // Asked at run time: a target folder that several checkouts share may hold a binary built in another one.
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").context("run this as `cargo xtask`")?)
         .parent()
         .context("xtask lies directly below the repository root")?
         .to_path_buf();
