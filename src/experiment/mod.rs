@@ -1,5 +1,6 @@
 //! Recipe in, record out; and the check of an engine against golden values.
 
+mod golden;
 mod recipe;
 mod record;
 mod runner;

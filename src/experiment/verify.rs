@@ -1,25 +1,17 @@
 //! Checks an engine against a folder of golden values (`tests/golden/README.md` has the format and the tolerances).
 
-use crate::circuit::{self, Expansion, Pool, Positions, Scope, SlotMap};
+use super::golden::{Baseline, Expected, Faithfulness, Train};
+pub use super::golden::{Golden, VerifyError};
+use crate::circuit::{self, Expansion, Pool, Positions, Scope};
 use crate::engine::{
     ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method,
-    ParameterSlice, Prompt, Rules, Score, Target, TargetDirection,
+    ParameterSlice, Rules, Score, Target, TargetDirection,
 };
 use crate::measures::{kl_divergence, linear_cka};
 use crate::progress::Unwatched;
 use crate::tuning::{KvRule, NormRule, full_slices, head_slices, trained_weights};
-use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Why golden values cannot be checked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    #[error("{file}: {problem}")]
-    Golden { file: &'static str, problem: String },
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
 
 /// One quantity compared.
 #[derive(Debug, Clone, Serialize)]
@@ -62,166 +54,6 @@ impl Report {
     pub fn skipped(&self) -> usize {
         self.checks.len() - self.failed() - self.passed()
     }
-}
-
-#[derive(Deserialize)]
-struct PoolFile {
-    input_ids: Vec<Vec<u32>>,
-    labels: Vec<usize>,
-    label_token_ids: Vec<u32>,
-    head: usize,
-    tail: usize,
-}
-
-#[derive(Deserialize)]
-struct Expected {
-    loss_vocab: f64,
-    loss_labels: f64,
-    baseline: Baseline,
-    example_weights: Vec<f64>,
-    ratio: f64,
-    circuits: BTreeMap<String, Vec<Vec<(usize, usize)>>>,
-    faithfulness: BTreeMap<String, Faithfulness>,
-    faithfulness_last: BTreeMap<String, Faithfulness>,
-    near_zero_depth1: Vec<(usize, usize)>,
-    trace: TraceOf,
-    mask_counts: BTreeMap<String, usize>,
-    train: Train,
-    train_full: TrainFull,
-    cka_per_layer: Vec<Option<f64>>,
-    kl_before_after: f64,
-}
-
-#[derive(Deserialize)]
-struct Baseline {
-    logit_diff: f64,
-    accuracy: f64,
-}
-
-#[derive(Deserialize)]
-struct Faithfulness {
-    full: f64,
-    empty: f64,
-    acc_full: f64,
-    acc_empty: f64,
-    rows: Vec<FaithfulnessRow>,
-}
-
-#[derive(Deserialize)]
-struct FaithfulnessRow {
-    size: usize,
-    logit_diff: f64,
-    accuracy: f64,
-    faithfulness: f64,
-}
-
-#[derive(Deserialize)]
-struct TraceOf {
-    example: usize,
-    source: (usize, usize),
-}
-
-#[derive(Deserialize)]
-struct Train {
-    circuit: Vec<(usize, usize)>,
-    optimizer: Optimizer,
-    batches: Vec<Vec<usize>>,
-    losses: Vec<f64>,
-    loss_after: f64,
-}
-
-#[derive(Deserialize)]
-struct Optimizer {
-    lr: f64,
-    b1: f64,
-    b2: f64,
-    eps: f64,
-    wd: f64,
-    clip: f64,
-}
-
-#[derive(Deserialize)]
-struct TrainFull {
-    losses: Vec<f64>,
-    loss_after: f64,
-}
-
-/// Named tensors: shape and values.
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
-
-/// Golden values, parsed.
-pub struct Golden {
-    pool: Pool,
-    /// Scalars and circuits; real-model files have none.
-    expected: Option<Expected>,
-    tensors: Tensors,
-}
-
-impl Golden {
-    /// A golden folder's `batch.json`, `expected.json` and `expected.safetensors`.
-    ///
-    /// # Errors
-    /// Names the file that does not have the golden format.
-    pub fn from_folder(batch: &[u8], expected: &[u8], tensors: &[u8]) -> Result<Self, VerifyError> {
-        // Python writes NaN, which JSON has not; no text in these files holds the word.
-        let expected = String::from_utf8_lossy(expected).replace("NaN", "null");
-        let expected = serde_json::from_str(&expected)
-            .map_err(|e| VerifyError::Golden { file: "expected.json", problem: e.to_string() })?;
-        Ok(Self { pool: parse_pool(batch, "batch.json")?, expected: Some(expected), tensors: parse_tensors(tensors)? })
-    }
-
-    /// A real model's golden values: a JSON file with the pool and the safetensors file beside it.
-    ///
-    /// # Errors
-    /// Names the file that does not have the golden format.
-    pub fn of_real_model(pool: &[u8], tensors: &[u8]) -> Result<Self, VerifyError> {
-        Ok(Self { pool: parse_pool(pool, "the golden json")?, expected: None, tensors: parse_tensors(tensors)? })
-    }
-}
-
-fn parse_pool(json: &[u8], file: &'static str) -> Result<Pool, VerifyError> {
-    let file_pool: PoolFile =
-        serde_json::from_slice(json).map_err(|e| VerifyError::Golden { file, problem: e.to_string() })?;
-    let classes = file_pool.label_token_ids.len();
-    let shortest = file_pool.input_ids.iter().map(Vec::len).min().unwrap_or(0);
-    let bad = |problem: &str| Err(VerifyError::Golden { file, problem: problem.into() });
-    if file_pool.labels.len() != file_pool.input_ids.len() || file_pool.labels.is_empty() {
-        return bad("there must be one label for each prompt, and at least one");
-    }
-    if file_pool.labels.iter().any(|y| *y >= classes) || classes < 2 {
-        return bad("a label has no token in label_token_ids");
-    }
-    if file_pool.tail == 0 || file_pool.head + file_pool.tail > shortest {
-        return bad("head and tail must fit the shortest prompt, with tail at least 1");
-    }
-    let prompts = file_pool.input_ids.into_iter().zip(file_pool.labels).map(|(tokens, label)| Prompt { tokens, label });
-    Ok(Pool {
-        prompts: prompts.collect(),
-        verbalizer: file_pool.label_token_ids,
-        slots: SlotMap { head: file_pool.head, tail: file_pool.tail },
-        positions: Positions::All,
-    })
-}
-
-fn parse_tensors(bytes: &[u8]) -> Result<Tensors, VerifyError> {
-    let bad = |problem: String| VerifyError::Golden { file: "the golden safetensors", problem };
-    let file = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        let data = match view.dtype() {
-            Dtype::F32 => {
-                view.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-            }
-            Dtype::F64 => view
-                .data()
-                .chunks_exact(8)
-                .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
-                .collect(),
-            other => return Err(bad(format!("`{name}` is {other:?}, not F32 or F64"))),
-        };
-        tensors.insert(name.to_string(), (view.shape().to_vec(), data));
-    }
-    Ok(tensors)
 }
 
 /// How much of a real model's golden values to check: sweeps cost about a hundred forwards an example.
