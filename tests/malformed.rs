@@ -149,6 +149,18 @@ fn gguf_files() {
         [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &0u64.to_le_bytes()].concat(),
         &["general.architecture"],
     );
+    let key = b"general.alignment";
+    let parts: [&[u8]; 8] = [
+        b"GGUF",
+        &3u32.to_le_bytes(),
+        &0u64.to_le_bytes(),
+        &1u64.to_le_bytes(),
+        &(key.len() as u64).to_le_bytes(),
+        key,
+        &4u32.to_le_bytes(),
+        &0u32.to_le_bytes(),
+    ];
+    refused("an alignment of 0", parts.concat(), &["alignment is 0"]);
     let two = vec![("a.gguf".into(), b"GGUF".to_vec()), ("b.gguf".into(), b"GGUF".to_vec())];
     model_refused("two ggufs", two, &["only one .gguf"]);
 }

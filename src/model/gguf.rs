@@ -7,7 +7,7 @@ use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use std::collections::BTreeMap;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K";
 
@@ -21,6 +21,12 @@ impl GgufFile {
     pub fn open(file: ModelFile) -> Result<Self, ModelError> {
         let name = file.name;
         let mut file = BufReader::with_capacity(1 << 16, file.bytes);
+        if declares_zero_alignment(&mut file).map_err(|e| ModelError::Read(name.clone(), e))? {
+            return Err(ModelError::BadFile {
+                file: name,
+                problem: "not a readable GGUF file: its alignment is 0".into(),
+            });
+        }
         let content = Content::read(&mut file).map_err(|e| ModelError::BadFile {
             file: name.clone(),
             problem: format!("not a readable GGUF file: {}", first_line(&e)),
@@ -173,6 +179,23 @@ impl GgufFile {
     fn number(&self, key: &str) -> Result<f64, ModelError> {
         number(self.value(key)?).ok_or_else(|| unsupported(format!("`{key}` is not a number")))
     }
+}
+
+/// Whether the metadata sets `general.alignment` to 0, by which candle's reader would divide.
+fn declares_zero_alignment(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
+    const KEY: &[u8] = b"general.alignment";
+    let mut start = Vec::new();
+    file.by_ref().take(1 << 20).read_to_end(&mut start)?;
+    file.seek(SeekFrom::Start(0))?;
+    let Some(at) = start.windows(KEY.len()).position(|w| w == KEY) else { return Ok(false) };
+    let entry = &start[at + KEY.len()..];
+    // The value's type, then the value in 1, 2 or 4 bytes.
+    let width = match entry.first() {
+        Some(0 | 1) => 1,
+        Some(2 | 3) => 2,
+        _ => 4,
+    };
+    Ok(entry.get(4..4 + width).is_some_and(|value| value.iter().all(|b| *b == 0)))
 }
 
 fn number(value: &Value) -> Option<f64> {
