@@ -94,13 +94,7 @@ fn checkpoint() -> Checkpoint {
 
 fn run_on<B: Backend>(backend: B, recipe: &Recipe, watcher: &Watcher) -> Result<Record, RunError> {
     let mut checkpoint = checkpoint();
-    let summary = ModelSummary {
-        name: "qwen2_tiny".into(),
-        hash: checkpoint.hash.clone(),
-        format: checkpoint.format.clone(),
-        parameters: checkpoint.config.parameter_count(),
-        config: checkpoint.config.clone(),
-    };
+    let summary = ModelSummary::of("qwen2_tiny", &checkpoint);
     let engine = Engine::load(backend, &mut checkpoint, |_, _| {}).expect("the model loads");
     block_on(experiment::run(&engine, summary, &prepared(recipe), recipe, watcher))
 }

@@ -316,7 +316,7 @@ fn verify(
         let report = match engine {
             EngineChoice::Cpu => pollster::block_on(check(Cpu, &mut checkpoint, &values, thorough))?,
             EngineChoice::Gpu => {
-                pollster::block_on(async { check(Gpu::open(None).await?, &mut checkpoint, &values, thorough).await })?
+                pollster::block_on(async { check(Gpu::open().await?, &mut checkpoint, &values, thorough).await })?
             }
         };
         failed |= report.failed() > 0;
@@ -407,13 +407,7 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     let mut checkpoint = open_model(&files.model)?;
     let Some(tokenizer) = &checkpoint.tokenizer else { bail!("{} has no tokenizer.json", files.model.display()) };
     let prepared = experiment::prepare(&recipe, &tables, tokenizer)?;
-    let summary = ModelSummary {
-        name: files.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
-        hash: checkpoint.hash.clone(),
-        format: checkpoint.format.clone(),
-        parameters: checkpoint.config.parameter_count(),
-        config: checkpoint.config.clone(),
-    };
+    let summary = ModelSummary::of(&files.model.file_name().unwrap_or_default().to_string_lossy(), &checkpoint);
     let terminal = Terminal::new(files.out.clone());
     let outcome = pollster::block_on(async {
         match files.engine {
@@ -422,7 +416,7 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
                 experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
             }
             EngineChoice::Gpu => {
-                let engine = Engine::load(Gpu::open(None).await?, &mut checkpoint, |_, _| {})?;
+                let engine = Engine::load(Gpu::open().await?, &mut checkpoint, |_, _| {})?;
                 experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
             }
         }

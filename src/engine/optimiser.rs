@@ -45,13 +45,6 @@ pub struct Moments<T> {
     steps: i32,
 }
 
-impl<T> Moments<T> {
-    /// Number of trained weights.
-    pub fn trained(&self) -> usize {
-        self.slices.iter().map(ParameterSlice::len).sum()
-    }
-}
-
 impl<B: Backend> Engine<B> {
     /// Zero moments for `slices`.
     ///

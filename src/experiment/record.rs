@@ -5,7 +5,7 @@ use crate::circuit::{AblationMetrics, SlotMap, Stability};
 use crate::data::{Crossing, DataReport};
 use crate::engine::Head;
 use crate::measures::Accuracy;
-use crate::model::ModelConfig;
+use crate::model::{Checkpoint, ModelConfig};
 use crate::tuning::ArmKind;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -19,6 +19,19 @@ pub struct ModelSummary {
     pub format: String,
     pub config: ModelConfig,
     pub parameters: usize,
+}
+
+impl ModelSummary {
+    /// What an opened checkpoint is, under the name of its files.
+    pub fn of(name: &str, checkpoint: &Checkpoint) -> Self {
+        Self {
+            name: name.into(),
+            hash: checkpoint.hash.clone(),
+            format: checkpoint.format.clone(),
+            parameters: checkpoint.config.parameter_count(),
+            config: checkpoint.config.clone(),
+        }
+    }
 }
 
 /// A set as it was used.

@@ -143,7 +143,7 @@ impl Lab {
     /// # Errors
     /// There is none, and why.
     pub async fn gpu(&self) -> Result<String, JsValue> {
-        Ok(Gpu::open(None).await.map_err(ErrorMessage::from)?.device())
+        Ok(Gpu::open().await.map_err(ErrorMessage::from)?.device())
     }
 
     /// Runs a recipe. The model's files are read anew, so that every run starts from the same weights.
@@ -157,9 +157,7 @@ impl Lab {
         let prepared = self.prepare(&recipe)?;
         let record = match engine {
             EngineKind::Cpu => self.run_on(Cpu, &prepared, &recipe).await?,
-            EngineKind::Gpu => {
-                self.run_on(Gpu::open(None).await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?
-            }
+            EngineKind::Gpu => self.run_on(Gpu::open().await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?,
         };
         Ok(to_js(&record))
     }
@@ -206,7 +204,7 @@ impl Lab {
                 .await
             }
             EngineKind::Gpu => {
-                let gpu = Gpu::open(None).await.map_err(ErrorMessage::from)?;
+                let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
                 verify::verify(
                     &Engine::load(gpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?,
                     &golden,
@@ -234,7 +232,7 @@ impl Lab {
             }
             .into());
         }
-        let summary = summary(&name, &checkpoint);
+        let summary = ModelSummary::of(&name, &checkpoint);
         *self.model.borrow_mut() = Some((name, checkpoint));
         Ok(summary)
     }
@@ -268,7 +266,7 @@ impl Lab {
             let (name, checkpoint) = model
                 .as_mut()
                 .ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
-            let summary = summary(name, checkpoint);
+            let summary = ModelSummary::of(name, checkpoint);
             (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
         };
         Ok(experiment::run(&engine, summary, prepared, recipe, self).await?)
@@ -277,16 +275,6 @@ impl Lab {
     fn send(&self, event: &LabEvent) {
         // A page that no longer listens must not stop the work.
         let _ = self.events.call1(&JsValue::NULL, &to_js(event));
-    }
-}
-
-fn summary(name: &str, checkpoint: &Checkpoint) -> ModelSummary {
-    ModelSummary {
-        name: name.into(),
-        hash: checkpoint.hash.clone(),
-        format: checkpoint.format.clone(),
-        parameters: checkpoint.config.parameter_count(),
-        config: checkpoint.config.clone(),
     }
 }
 

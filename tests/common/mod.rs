@@ -129,7 +129,7 @@ fn skip(why: &str) {
 
 /// A GPU, software or not. Without any the GPU tests prove nothing, and say so; CI must have one.
 pub fn gpu() -> Option<Gpu> {
-    match pollster::block_on(Gpu::open(None)) {
+    match pollster::block_on(Gpu::open()) {
         Ok(gpu) => Some(gpu),
         Err(EngineError::NoGpu(why)) => {
             skip(&format!("there is no GPU adapter ({why}); mesa-vulkan-drivers has a software one"));

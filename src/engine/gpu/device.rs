@@ -39,31 +39,18 @@ struct Recorded {
 }
 
 impl Device {
-    /// Opens an adapter: the one whose name contains `wanted`, or the platform's choice.
+    /// Opens the adapter that the platform chooses.
     ///
     /// # Errors
-    /// No adapter, no such adapter, or one that refuses a device.
-    pub async fn open(wanted: Option<&str>) -> Result<Self> {
+    /// No adapter, or one that refuses a device.
+    pub async fn open() -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let none = |problem: String| EngineError::NoGpu(problem);
-        let adapter = match wanted {
-            Some(wanted) => {
-                let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-                let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
-                let matching = |a: &wgpu::Adapter| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase());
-                adapters
-                    .into_iter()
-                    .find(matching)
-                    .ok_or_else(|| none(format!("no adapter is named `{wanted}`; there are: {}", names.join(", "))))?
-            }
-            None => {
-                let options = wgpu::RequestAdapterOptions {
-                    power_preference: wgpu::PowerPreference::HighPerformance,
-                    ..Default::default()
-                };
-                instance.request_adapter(&options).await.map_err(|e| none(e.to_string()))?
-            }
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
         };
+        let adapter = instance.request_adapter(&options).await.map_err(|e| none(e.to_string()))?;
         let offered = adapter.limits();
         // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
         let limits = wgpu::Limits {
@@ -103,13 +90,21 @@ impl Device {
         self.info.device_type == wgpu::DeviceType::Cpu || name.contains("swiftshader") || name.contains("llvmpipe")
     }
 
+    /// Whether the device allows a buffer of `bytes`.
+    fn fits(&self, bytes: u64) -> Result<()> {
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        match bytes > limit {
+            true => {
+                Err(EngineError::TooLarge { what: format!("a tensor of {} values", bytes / 4), needed: bytes, limit })
+            }
+            false => Ok(()),
+        }
+    }
+
     /// A buffer of `words` 4-byte words, contents undefined.
     pub fn allocate(&self, words: usize) -> Result<Buffer> {
         let bytes = words as u64 * 4;
-        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        if bytes > limit {
-            return Err(EngineError::TooLarge { what: format!("a tensor of {words} values"), needed: bytes, limit });
-        }
+        self.fits(bytes)?;
         Ok(self.arena.take(&self.device, bytes))
     }
 
@@ -123,14 +118,7 @@ impl Device {
     /// A buffer holding `data`. It is a new one: a recycled one may still be read by recorded work.
     pub fn upload(&self, data: &[u8]) -> Result<Buffer> {
         let bytes = data.len() as u64;
-        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        if bytes > limit {
-            return Err(EngineError::TooLarge {
-                what: format!("a tensor of {} values", bytes / 4),
-                needed: bytes,
-                limit,
-            });
-        }
+        self.fits(bytes)?;
         let buffer = self.arena.fresh(&self.device, bytes);
         self.queue.write_buffer(buffer.raw(), 0, data);
         if data.len() > LARGE_UPLOAD {

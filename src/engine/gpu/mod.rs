@@ -52,12 +52,12 @@ pub struct Layout {
 const CHUNK: usize = 1024;
 
 impl Gpu {
-    /// Opens a GPU: the one whose name contains `wanted`, or the platform's choice.
+    /// Opens the GPU that the platform chooses.
     ///
     /// # Errors
     /// [`super::EngineError::NoGpu`] with what the platform said.
-    pub async fn open(wanted: Option<&str>) -> Result<Self> {
-        Device::open(wanted).await.map(Self)
+    pub async fn open() -> Result<Self> {
+        Device::open().await.map(Self)
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
