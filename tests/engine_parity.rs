@@ -4,7 +4,9 @@ mod common;
 
 use ctsft_lab::circuit::{Pool, Positions, SlotMap, ablation_metrics, means, relevance};
 use ctsft_lab::engine::cpu::Cpu;
-use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, GateRule, Head, LossOver, Method, Prompt, Score, Target};
+use ctsft_lab::engine::{
+    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Objective, Prompt, Score, Target,
+};
 use ctsft_lab::progress::Unwatched;
 use ctsft_lab::tuning::{KvRule, NormRule, full_slices, head_slices};
 use pollster::block_on;
@@ -31,13 +33,14 @@ fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
     found.push(("losses".into(), answers.losses));
     found.push(("residuals".into(), answers.residuals.concat()));
     let slices = full_slices(&engine.config);
-    for over in [LossOver::Vocab, LossOver::Labels] {
-        let (_, gradients) = engine.gradients(&batch, &VERBALIZER, over, &slices).expect("gradients");
+    let answer = |over| Objective::Answer { verbalizer: &VERBALIZER, over };
+    for objective in [answer(LossOver::Vocab), answer(LossOver::Labels), Objective::NextToken] {
+        let (_, gradients) = engine.gradients(&batch, objective, &slices).expect("gradients");
         for (slice, gradient) in slices.iter().zip(&gradients) {
             // Softmax does not feel a shift of all scores of a row: this gradient is rounding only.
             if !slice.name.ends_with("k_proj.bias") {
                 let values = block_on(engine.backend.read(&[gradient])).expect("read").swap_remove(0);
-                found.push((format!("{over:?} gradient of {}", slice.name), values));
+                found.push((format!("{objective:?} gradient of {}", slice.name), values));
             }
         }
     }
@@ -68,7 +71,7 @@ fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
     let mut losses = Vec::new();
     for lengths in [[1, 17, 3], [33, 2, 8], [5, 5, 5]] {
         let loss = engine
-            .train_step(&batch_of(&prompts(&lengths)), &VERBALIZER, LossOver::Vocab, &optimiser, 0.01, &mut moments)
+            .train_step(&batch_of(&prompts(&lengths)), answer(LossOver::Vocab), &optimiser, 0.01, &mut moments)
             .expect("a step");
         losses.extend(block_on(engine.backend.read(&[&loss])).expect("read").swap_remove(0));
     }
@@ -105,4 +108,41 @@ fn a_tied_llama_of_one_layer_and_one_head() {
         "num_key_value_heads":1,"head_dim":2,"intermediate_size":3,"vocab_size":2051,"rms_norm_eps":1e-5,
         "tie_word_embeddings":true}"#,
     );
+}
+
+#[test]
+fn the_next_token_objective_is_the_answer_objective_on_every_prefix() {
+    let mut checkpoint = common::open(common::model_files(common::ODD_QWEN2, 11)).expect("the made-up model opens");
+    let engine = Engine::load(Cpu, &mut checkpoint, |_, _| {}).expect("loads");
+    let texts = prompts(&[1, 2, 17, 5]);
+    // Every prefix with the token that follows it as its answer, over the whole vocabulary.
+    let prefixes: Vec<Prompt> = texts
+        .iter()
+        .flat_map(|p| {
+            (1..p.tokens.len()).map(|n| Prompt { tokens: p.tokens[..n].to_vec(), label: p.tokens[n] as usize })
+        })
+        .collect();
+    let vocabulary: Vec<u32> = (0..engine.config.vocab as u32).collect();
+    let slices = full_slices(&engine.config);
+    let gradients = |prompts: &[Prompt], objective| {
+        let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
+        let (losses, gradients) = engine.gradients(&batch, objective, &slices).expect("gradients");
+        let read = |t| block_on(engine.backend.read(&[t])).expect("read").swap_remove(0);
+        (read(&losses), gradients.iter().map(read).collect::<Vec<_>>())
+    };
+    let answer = Objective::Answer { verbalizer: &vocabulary, over: LossOver::Vocab };
+    let (expected_losses, expected) = gradients(&prefixes, answer);
+    let (losses, found) = gradients(&texts, Objective::NextToken);
+    let worst = |a: &[f32], b: &[f32]| {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max)
+    };
+    assert!(worst(&expected_losses, &losses) < 1e-5);
+    for ((slice, expected), found) in slices.iter().zip(&expected).zip(&found) {
+        let scale = expected.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+        assert!(worst(expected, found) <= 1e-4 * scale + 1e-6, "{}", slice.name);
+    }
+    let lonely = Batch::new(&[&texts[0]], &engine.config).expect("valid prompts");
+    let refused = engine.gradients(&lonely, Objective::NextToken, &slices).map(|_| ());
+    assert!(matches!(refused, Err(EngineError::NothingToPredict)));
 }

@@ -62,6 +62,11 @@ impl PackedLayout {
     pub fn answers(&self) -> Vec<u32> {
         self.starts[1..].iter().map(|end| (end - 1) as u32).collect()
     }
+
+    /// Rows with a next token in their own sequence: all but the answer positions.
+    pub fn predicting(&self) -> Vec<u32> {
+        self.starts.windows(2).flat_map(|w| w[0] as u32..(w[1] as u32).saturating_sub(1)).collect()
+    }
 }
 
 /// Row indices, with their inverse: for each distinct index the places where it stands.

@@ -1,7 +1,7 @@
 //! The backward pass for training: gradients of the loss to any slices of the weights, and nothing else.
 
 use super::forward::{Activations, Packed};
-use super::{Backend, Batch, Engine, GateRule, Operand, PackedIds, ParameterSlice, Result};
+use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, ParameterSlice, Result};
 use crate::model::{EMBEDDING, FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -16,6 +16,15 @@ pub enum LossOver {
     Vocab,
     /// The label tokens only: exactly the classifier that is evaluated.
     Labels,
+}
+
+/// What a training step makes likelier.
+#[derive(Debug, Clone, Copy)]
+pub enum Objective<'a> {
+    /// The answer word of each prompt's label, at its answer position.
+    Answer { verbalizer: &'a [u32], over: LossOver },
+    /// Each token from those before it: language modelling. Labels are not looked at.
+    NextToken,
 }
 
 /// Gradients wanted and found so far.
@@ -38,22 +47,41 @@ impl<T> Gradients<'_, T> {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Losses `[B,1]` of the batch and, for each slice, the gradient of their mean. All stay on the device.
+    /// Losses of the batch (`[B,1]`, or `[N−B,1]` for the next token) and, for each slice, the gradient of their mean.
+    /// All stay on the device.
     ///
     /// # Errors
-    /// An unknown parameter or a device failure.
+    /// An unknown parameter, no token to predict, or a device failure.
     pub fn gradients(
         &self,
         batch: &Batch,
-        verbalizer: &[u32],
-        over: LossOver,
+        objective: Objective<'_>,
         slices: &[ParameterSlice],
     ) -> Result<(B::Tensor, Vec<B::Tensor>)> {
         let b = &self.backend;
         for slice in slices {
             self.weight(&slice.name)?;
         }
-        let packed = self.pack(batch)?;
+        let mut packed = self.pack(batch)?;
+        let (targets, rows) = match objective {
+            Objective::Answer { verbalizer, over: LossOver::Vocab } => {
+                (batch.labels.iter().map(|&y| verbalizer[y]).collect(), None)
+            }
+            Objective::Answer { verbalizer, over: LossOver::Labels } => {
+                let ids = b.ids(PackedIds::new(verbalizer.to_vec()))?;
+                (batch.labels.iter().map(|&y| y as u32).collect(), Some(ids))
+            }
+            Objective::NextToken => {
+                let predicting = batch.layout.predicting();
+                if predicting.is_empty() {
+                    return Err(EngineError::NothingToPredict);
+                }
+                let next = predicting.iter().map(|&row| batch.tokens[row as usize + 1]).collect();
+                packed.answers = b.ids(PackedIds::new(predicting))?;
+                (next, None)
+            }
+        };
+        let targets = b.ids(PackedIds::new(targets))?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let mut gradients =
             Gradients { slices, found: vec![None; slices.len()], floor: floor(slices, self.config.layers) };
@@ -61,29 +89,20 @@ impl<B: Backend> Engine<B> {
         let unembedding_name = self.config.unembedding();
         let unembedding = self.weight(unembedding_name)?;
         let hidden = &activations.hidden;
-        let (losses, d_hidden, d_unembedding) = match over {
-            LossOver::Vocab => {
-                let logits = self.linear(hidden, unembedding, None, None)?;
-                let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| verbalizer[y]).collect()))?;
-                let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
-                let d_hidden = b.matmul(self.all(&d_logits), self.all(unembedding), None, None)?;
-                let d_unembedding =
-                    gradients.wants(unembedding_name).then(|| self.weight_gradient(&d_logits, hidden)).transpose()?;
-                (losses, d_hidden, d_unembedding)
-            }
-            LossOver::Labels => {
-                let ids = b.ids(PackedIds::new(verbalizer.to_vec()))?;
-                let rows = b.gather_rows(unembedding, &ids)?;
-                let logits = self.linear(hidden, &rows, None, None)?;
-                let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| y as u32).collect()))?;
-                let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
-                let d_hidden = b.matmul(self.all(&d_logits), self.all(&rows), None, None)?;
-                let d_unembedding = match gradients.wants(unembedding_name) {
-                    true => Some(b.scatter_rows(&self.weight_gradient(&d_logits, hidden)?, &ids, self.config.vocab)?),
-                    false => None,
-                };
-                (losses, d_hidden, d_unembedding)
-            }
+        // Logits of the whole vocabulary, or of the label tokens' rows only.
+        let gathered = rows.as_ref().map(|ids| b.gather_rows(unembedding, ids)).transpose()?;
+        let used = gathered.as_ref().unwrap_or(unembedding);
+        let logits = self.linear(hidden, used, None, None)?;
+        let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
+        let d_hidden = b.matmul(self.all(&d_logits), self.all(used), None, None)?;
+        let d_unembedding = if gradients.wants(unembedding_name) {
+            let d_used = self.weight_gradient(&d_logits, hidden)?;
+            Some(match &rows {
+                Some(ids) => b.scatter_rows(&d_used, ids, self.config.vocab)?,
+                None => d_used,
+            })
+        } else {
+            None
         };
         self.backward(&packed, activations, &d_hidden, d_unembedding, &mut gradients)?;
         let mut found = Vec::with_capacity(slices.len());

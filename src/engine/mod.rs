@@ -16,7 +16,7 @@ mod relevance;
 mod rules;
 
 pub use backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
-pub use backward::LossOver;
+pub use backward::{LossOver, Objective};
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
 pub use optimiser::{AdamW, Moments};
@@ -47,6 +47,8 @@ pub enum EngineError {
     TokenOutOfRange { prompt: usize, token: u32, vocab: usize },
     #[error("prompt {0} is empty")]
     EmptyPrompt(usize),
+    #[error("the batch has no token to predict: every sequence is one token long")]
+    NothingToPredict,
     #[error("no parameter is named `{0}`")]
     UnknownParameter(String),
     #[error(

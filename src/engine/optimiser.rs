@@ -1,6 +1,6 @@
 //! Masked AdamW (METHOD.md §7): only the slices exist, so frozen weights, their moments and their decay cannot move.
 
-use super::{Backend, Batch, Engine, LossOver, ParameterSlice, Result};
+use super::{Backend, Batch, Engine, Objective, ParameterSlice, Result};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -58,20 +58,19 @@ impl<B: Backend> Engine<B> {
         Ok(Moments { slices, state, steps: 0 })
     }
 
-    /// One masked AdamW step. Returns the losses `[B,1]` before it, still on the device: nothing waits.
+    /// One masked AdamW step. Returns the losses before it, still on the device: nothing waits.
     ///
     /// # Errors
-    /// A device failure.
+    /// As [`Engine::gradients`].
     pub fn train_step(
         &self,
         batch: &Batch,
-        verbalizer: &[u32],
-        over: LossOver,
+        objective: Objective<'_>,
         optimiser: &AdamW,
         learning_rate: f64,
         moments: &mut Moments<B::Tensor>,
     ) -> Result<B::Tensor> {
-        let (losses, gradients) = self.gradients(batch, verbalizer, over, &moments.slices)?;
+        let (losses, gradients) = self.gradients(batch, objective, &moments.slices)?;
         let norm_squared = self.backend.sum_of_squares(&gradients)?;
         moments.steps += 1;
         for ((slice, (m, v)), gradient) in moments.slices.iter().zip(&moments.state).zip(&gradients) {

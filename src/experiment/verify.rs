@@ -5,7 +5,7 @@ pub use super::golden::{Golden, VerifyError};
 use crate::circuit::{self, Expansion, Pool, Positions, Scope};
 use crate::engine::{
     ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method,
-    ParameterSlice, Rules, Score, Target, TargetDirection,
+    Objective, ParameterSlice, Rules, Score, Target, TargetDirection,
 };
 use crate::measures::{kl_divergence, linear_cka};
 use crate::progress::Unwatched;
@@ -209,7 +209,11 @@ impl<B: Backend> Run<'_, B> {
         let batch = self.batch(&self.everything())?;
         let slices = full_slices(&self.engine.config);
         for (prefix, over) in [("grad.", LossOver::Vocab), ("grad_labels.", LossOver::Labels)] {
-            let (losses, gradients) = self.engine.gradients(&batch, &self.golden.pool.verbalizer, over, &slices)?;
+            let (losses, gradients) = self.engine.gradients(
+                &batch,
+                Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over },
+                &slices,
+            )?;
             let losses = self.engine.backend.read(&[&losses]).await?.swap_remove(0);
             let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
             if let Some(expected) = &self.golden.expected {
@@ -584,8 +588,7 @@ impl<B: Backend> Run<'_, B> {
             let batch = self.batch(members)?;
             let loss = self.engine.train_step(
                 &batch,
-                &self.golden.pool.verbalizer,
-                LossOver::Vocab,
+                Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over: LossOver::Vocab },
                 &optimiser,
                 o.lr,
                 &mut moments,

@@ -1,7 +1,7 @@
 //! The training loop: the same for competence tuning and for every arm.
 
 use crate::circuit::proceed;
-use crate::engine::{AdamW, Backend, Batch, Engine, LossOver, ParameterSlice, Prompt, Result};
+use crate::engine::{AdamW, Backend, Batch, Engine, LossOver, Objective, ParameterSlice, Prompt, Result};
 use crate::progress::{Observer, TRAIN_COST};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -35,6 +35,7 @@ pub async fn train<B: Backend>(
     observer: &impl Observer,
 ) -> Result<Vec<f64>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let objective = Objective::Answer { verbalizer, over: settings.loss };
     let mut moments = engine.moments(slices)?;
     let steps = settings.epochs * prompts.len().div_ceil(settings.batch.max(1));
     let mut losses = Vec::with_capacity(steps);
@@ -47,7 +48,7 @@ pub async fn train<B: Backend>(
             let step = losses.len() + usize::from(pending.is_some());
             let batch = Batch::new(chunk, &engine.config)?;
             let rate = settings.learning_rate * learning_rate_factor(step, steps, settings.warmup);
-            let loss = engine.train_step(&batch, verbalizer, settings.loss, &settings.optimiser, rate, &mut moments)?;
+            let loss = engine.train_step(&batch, objective, &settings.optimiser, rate, &mut moments)?;
             if let Some(previous) = pending.replace(loss) {
                 losses.push(read_mean(engine, &previous).await?);
             }

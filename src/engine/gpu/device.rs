@@ -50,7 +50,10 @@ impl Device {
             power_preference: wgpu::PowerPreference::HighPerformance,
             ..Default::default()
         };
-        let adapter = instance.request_adapter(&options).await.map_err(|e| none(e.to_string()))?;
+        let adapter = instance.request_adapter(&options).await.map_err(|e| {
+            // In a browser the platform's words are about back-ends that could not be there.
+            none(if cfg!(target_arch = "wasm32") { "this browser offers no WebGPU".into() } else { e.to_string() })
+        })?;
         let offered = adapter.limits();
         // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
         let limits = wgpu::Limits {
