@@ -88,6 +88,10 @@ pub struct FaithfulnessRow {
     pub faithfulness: Option<f64>,
     /// Faithfulness of random circuits of the same size.
     pub random: Vec<Option<f64>>,
+    /// What is left when the circuit alone is ablated.
+    pub without: AblationMetrics,
+    /// The same for each of those random circuits.
+    pub without_random: Vec<AblationMetrics>,
 }
 
 /// Faithfulness of the circuit.

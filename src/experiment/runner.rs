@@ -253,8 +253,8 @@ fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prep
         Method::Sweep(_) => circuit::sweep_cost(engine),
     };
     let depths = recipe.depth as f64 + 1.0;
-    let faithfulness =
-        share(recipe.sizes.faithfulness, &sets.source_test) * (2.0 + depths * (1.0 + recipe.random_circuits as f64));
+    let faithfulness = share(recipe.sizes.faithfulness, &sets.source_test)
+        * (2.0 + depths * 2.0 * (1.0 + recipe.random_circuits as f64));
     let training = |settings: &TrainSettings, set: &PreparedSet| TRAIN_COST * settings.epochs as f64 * tokens(set);
     let arm = |kind: &ArmKind| match kind {
         ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
@@ -472,18 +472,20 @@ async fn faithfulness_curve<B: Backend>(
     let everything = HeadSet::all_but(&BTreeSet::new(), c.layers, c.heads).0;
     let all_heads = circuit::ablation_metrics(engine, &pool, means, &everything, observer).await?;
     let no_heads = circuit::ablation_metrics(engine, &pool, means, &BTreeSet::new(), observer).await?;
+    let without = |heads: &BTreeSet<Head>| everything.difference(heads).copied().collect::<BTreeSet<_>>();
     let share = |kept: f64| circuit::faithfulness(kept, all_heads.logit_difference, no_heads.logit_difference);
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let (mut rows, mut kept) = (Vec::new(), BTreeSet::new());
     for (depth, heads) in depths.iter().enumerate() {
         kept.extend(heads.iter().copied());
         let metrics = circuit::ablation_metrics(engine, &pool, means, &kept, observer).await?;
-        let mut random = Vec::with_capacity(recipe.random_circuits);
+        let rest = circuit::ablation_metrics(engine, &pool, means, &without(&kept), observer).await?;
+        let (mut random, mut without_random) = (Vec::new(), Vec::new());
         for _ in 0..recipe.random_circuits {
             let control = circuit::random_heads(c.layers, c.heads, kept.len(), &kept, &mut rng).into_iter().collect();
-            random.push(share(
-                circuit::ablation_metrics(engine, &pool, means, &control, observer).await?.logit_difference,
-            ));
+            let alone = circuit::ablation_metrics(engine, &pool, means, &control, observer).await?;
+            random.push(share(alone.logit_difference));
+            without_random.push(circuit::ablation_metrics(engine, &pool, means, &without(&control), observer).await?);
         }
         rows.push(FaithfulnessRow {
             depth,
@@ -491,6 +493,8 @@ async fn faithfulness_curve<B: Backend>(
             metrics,
             faithfulness: share(metrics.logit_difference),
             random,
+            without: rest,
+            without_random,
         });
     }
     Ok(FaithfulnessRecord { examples: pool.prompts.len(), all_heads, no_heads, rows })

@@ -12,4 +12,12 @@ faithfulness: number | null,
 /**
  * Faithfulness of random circuits of the same size.
  */
-random: Array<number | null>, };
+random: Array<number | null>, 
+/**
+ * What is left when the circuit alone is ablated.
+ */
+without: AblationMetrics, 
+/**
+ * The same for each of those random circuits.
+ */
+without_random: Array<AblationMetrics>, };

@@ -41,6 +41,7 @@ function Faithfulness({ found }: { found: FaithfulnessRecord }) {
   return (
     <>
       <p>{t('circuit.faithfulness', { n: found.examples })}</p>
+      <p>{t('circuit.without', { all: percent(found.all_heads.accuracy), none: percent(found.no_heads.accuracy) })}</p>
       <div class="scroll" tabIndex={0} role="region" aria-label={t('circuit.circuit_column')}>
         <table>
           <thead>
@@ -49,6 +50,8 @@ function Faithfulness({ found }: { found: FaithfulnessRecord }) {
               <th scope="col">{t('circuit.heads')}</th>
               <th scope="col">{t('circuit.circuit_column')}</th>
               <th scope="col">{t('circuit.random_column')}</th>
+              <th scope="col">{t('circuit.without_column')}</th>
+              <th scope="col">{t('circuit.without_random_column')}</th>
             </tr>
           </thead>
           <tbody>
@@ -60,6 +63,10 @@ function Faithfulness({ found }: { found: FaithfulnessRecord }) {
                   <strong>{show(row.faithfulness)}</strong>
                 </td>
                 <td>{row.random.map(show).join(' · ')}</td>
+                <td>
+                  <strong>{percent(row.without.accuracy)}</strong>
+                </td>
+                <td>{row.without_random.map((m) => percent(m.accuracy)).join(' · ')}</td>
               </tr>
             ))}
           </tbody>
