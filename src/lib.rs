@@ -9,6 +9,8 @@ pub mod circuit;
 pub mod data;
 pub mod engine;
 pub mod experiment;
+#[cfg(feature = "cli")]
+pub mod lab_model;
 pub mod measures;
 pub mod model;
 pub mod progress;

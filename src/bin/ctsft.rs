@@ -1,5 +1,8 @@
 //! The same experiments with no browser.
 
+#[path = "ctsft/lab_model.rs"]
+mod lab_model;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsft_lab::circuit::Scope;
@@ -48,8 +51,35 @@ enum Command {
         #[command(flatten)]
         flags: Box<RecipeFlags>,
     },
+    /// Make the built-in lab model and its sample sets, and check it.
+    MakeLabModel {
+        /// A shrunken model that is made in a minute or two, to see that the program works.
+        #[arg(long)]
+        small: bool,
+        /// Where it goes: models/lab, or target/lab-small for the small one.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// About the built-in lab model.
+    LabModel {
+        #[command(subcommand)]
+        command: LabModelCommand,
+    },
     /// Say what a checkpoint is.
     Inspect { model: PathBuf },
+}
+
+#[derive(Subcommand)]
+enum LabModelCommand {
+    /// Measure every figure of the model's card anew, and compare with it.
+    Report {
+        /// The model's folder.
+        #[arg(long, default_value = "models/lab")]
+        model: PathBuf,
+        /// Write the figures to the folder's report.json and card, in place of comparing.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 /// The run's inputs.
@@ -259,6 +289,8 @@ fn main() -> ExitCode {
             verify(&golden, engine, model.as_deref(), json, thorough)
         }
         Command::Run { files, flags } => run(&files, *flags),
+        Command::LabModel { command: LabModelCommand::Report { model, write } } => lab_model::report(&model, write),
+        Command::MakeLabModel { small, out } => lab_model::make(small, out),
         Command::Inspect { model } => inspect(&model),
     };
     match outcome {
@@ -502,6 +534,12 @@ fn print_results(record: &Record) {
                 show(&row.faithfulness),
                 row.heads,
                 row.random.iter().map(show).collect::<Vec<_>>().join(" ")
+            );
+            let accuracies: Vec<String> = row.without_random.iter().map(|m| format!("{:.3}", m.accuracy)).collect();
+            println!(
+                "  without them: accuracy {:.3}; without as many random heads {}",
+                row.without.accuracy,
+                accuracies.join(" ")
             );
         }
         if let Some(s) = circuit.stability {

@@ -8,6 +8,7 @@ mod tokenizer;
 
 pub use checkpoint::{Checkpoint, ModelFile, Source, hex};
 pub use config::{Architecture, EMBEDDING, FINAL_NORM, ModelConfig, Parameter, layer_parameter};
+pub use safetensors::to_safetensors;
 pub use tokenizer::Tokenizer;
 
 /// Why a checkpoint cannot be used. Each message says what was found, where, and what would work.

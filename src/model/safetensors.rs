@@ -1,15 +1,43 @@
 //! One safetensors file, its tensors read by name without holding the file in memory.
 
-use super::ModelError;
 use super::checkpoint::ModelFile;
+use super::{ModelConfig, ModelError};
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::TensorInfo;
+use safetensors::tensor::{TensorInfo, TensorView};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
 
 /// Headers above this size are refused: no real checkpoint comes near it.
 const MAX_HEADER: u64 = 100 << 20;
+
+/// A safetensors file of all of a model's weights, rounded to bf16. `weights` maps each parameter's name to its values,
+/// row-major.
+///
+/// # Errors
+/// A parameter that is missing or has a wrong number of values, by name.
+pub fn to_safetensors(config: &ModelConfig, weights: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>, ModelError> {
+    let mut stored = Vec::new();
+    for p in config.parameters() {
+        let data = weights.get(&p.name).ok_or_else(|| ModelError::TensorMissing(p.name.clone()))?;
+        let shape = if p.vector { vec![p.cols] } else { vec![p.rows, p.cols] };
+        if data.len() != p.rows * p.cols {
+            return Err(ModelError::TensorShape { name: p.name, found: vec![data.len()], expected: shape });
+        }
+        let bytes: Vec<u8> = data.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        stored.push((p.name, shape, bytes));
+    }
+    let failed = |e: safetensors::SafeTensorError| ModelError::BadFile {
+        file: "model.safetensors".into(),
+        problem: e.to_string(),
+    };
+    let views = stored
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::BF16, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    safetensors::serialize(views, None).map_err(failed)
+}
 
 pub struct SafetensorsFile {
     pub name: String,
