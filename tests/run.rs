@@ -134,6 +134,15 @@ fn every_arm_starts_from_the_competent_checkpoint() {
 }
 
 #[test]
+fn without_a_circuit_of_every_head_there_are_no_heads() {
+    let everything = Recipe { ratio: 1.0, depth: 0, random_circuits: 0, arms: Vec::new(), ..recipe() };
+    let record = run_on(Cpu, &everything, &Watcher::new(usize::MAX)).expect("runs");
+    let found = record.circuit.and_then(|c| c.faithfulness).expect("faithfulness");
+    assert_eq!((found.rows[0].metrics, found.rows[0].without), (found.all_heads, found.no_heads));
+    assert_ne!(found.all_heads.logit_difference, found.no_heads.logit_difference);
+}
+
+#[test]
 fn the_record_holds_together() {
     let watcher = Watcher::new(usize::MAX);
     let record = run_on(Cpu, &Recipe { random_arms: 2, ..recipe() }, &watcher).expect("runs");
@@ -145,6 +154,7 @@ fn the_record_holds_together() {
     assert!(circuit.depths[1].relevance[3].iter().all(Option::is_none), "nothing lies above the top layer");
     let faithfulness = circuit.faithfulness.as_ref().expect("faithfulness");
     assert_eq!(faithfulness.rows.iter().map(|r| r.random.len()).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(faithfulness.rows.iter().map(|r| r.without_random.len()).collect::<Vec<_>>(), [2, 2]);
     // Of one table of 60 rows, 40 % are held out; the recipe takes 15 of them.
     assert_eq!((record.sets.target_train.report.used, record.sets.target_test.report.used), (36, 24));
     assert_eq!(record.sets.target_test.used, 15);
