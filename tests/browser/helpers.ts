@@ -1,6 +1,6 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, test, type Page } from '@playwright/test';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 export const root = join(import.meta.dirname, '../..');
@@ -44,6 +44,37 @@ export async function chooseEngine(page: Page, engine: 'gpu' | 'cpu'): Promise<v
   await expect(choice).toBeEnabled({ timeout: 60_000 });
   await choice.check();
   await expect(choice).toBeChecked();
+}
+
+/** Runs on an engine until the end, which must be a good one. */
+export async function runOn(page: Page, engine: 'gpu' | 'cpu', minutes: number): Promise<void> {
+  await chooseEngine(page, engine);
+  await page.getByRole('button', { name: 'Run', exact: true }).click();
+  const finished = page.getByTestId('finished');
+  await expect(finished.or(page.getByRole('alert'))).toBeVisible({ timeout: minutes * 60_000 });
+  await expect(finished).toBeVisible();
+}
+
+export async function downloadRecord(page: Page) {
+  const waiting = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'Download the record' }).click();
+  return JSON.parse(readFileSync(await (await waiting).path(), 'utf8'));
+}
+
+/** Opens nothing, presses Run and looks at what appears: the circuit, the arms, the table. */
+export async function runBuiltIn(page: Page, engine: 'gpu' | 'cpu', screenshot: string) {
+  await expect(page.getByTestId('model-summary')).toContainText('8 layers of 8 heads (64 in all)');
+  await runOn(page, engine, 5);
+  console.log(await page.getByTestId('finished').innerText());
+  await expect(page.getByTestId('results').locator('tbody tr')).toHaveCount(7);
+  await expect(page.getByTestId('head-grid').getByRole('gridcell')).toHaveCount(64);
+  expect(await page.getByTestId('head-grid').locator('.member').count()).toBeLessThanOrEqual(6);
+  await page.screenshot({ path: `test-results/${screenshot}.png`, fullPage: true });
+  const record = await downloadRecord(page);
+  expect(record.finished).toBe(true);
+  expect(record.competent.source.accuracy).toBeGreaterThan(0.9);
+  expect(record.circuit.faithfulness.rows.at(-1).faithfulness).toBeGreaterThan(0.7);
+  return record;
 }
 
 /** Skips the running test where something is not to be had; CI must have it. */

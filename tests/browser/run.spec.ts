@@ -1,7 +1,6 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
 import { expect, test, type Page } from '@playwright/test';
-import { readFileSync } from 'node:fs';
-import { accessible, chooseEngine, hasNusax, need, nusax, openLab, setNumber, smollm } from './helpers';
+import { accessible, chooseEngine, downloadRecord, hasNusax, need, nusax, openLab, runOn, setNumber, smollm } from './helpers';
 import { tinyFiles } from './tiny-model';
 
 async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
@@ -9,20 +8,6 @@ async function openTables(page: Page, tables: { [role: string]: string }): Promi
     await page.locator(`#file-${role}`).setInputFiles(file);
     await expect(page.getByTestId(role).locator('.good')).toBeVisible();
   }
-}
-
-async function runOn(page: Page, engine: 'gpu' | 'cpu', minutes: number): Promise<void> {
-  await chooseEngine(page, engine);
-  await page.getByRole('button', { name: 'Run', exact: true }).click();
-  const finished = page.getByTestId('finished');
-  await expect(finished.or(page.getByRole('alert'))).toBeVisible({ timeout: minutes * 60_000 });
-  await expect(finished).toBeVisible();
-}
-
-async function downloadRecord(page: Page) {
-  const waiting = page.waitForEvent('download');
-  await page.getByRole('button', { name: 'Download the record' }).click();
-  return JSON.parse(readFileSync(await (await waiting).path(), 'utf8'));
 }
 
 test('a tiny model on WebGPU: all arms, circuit, table, record', async ({ page }) => {

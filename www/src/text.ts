@@ -29,7 +29,8 @@ export async function setLanguage(code: string): Promise<void> {
 document.documentElement.lang = wanted;
 
 export const number = (value: number, digits: number) =>
-  new Intl.NumberFormat(language(), { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  // No sign before what rounds to zero.
+  new Intl.NumberFormat(language(), { minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: 'negative' }).format(value);
 export const whole = (value: number) => new Intl.NumberFormat(language()).format(value);
 export const percent = (value: number) =>
   new Intl.NumberFormat(language(), { style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(value);

@@ -1,5 +1,6 @@
 import * as Comlink from 'comlink';
 import { useEffect, useReducer, useState } from 'preact/hooks';
+import * as builtIn from '../built-in';
 import { lab, take, Refusal } from '../lab';
 import { language, languages, setLanguage, t } from '../text';
 import type { LabEvent } from '../bindings/LabEvent';
@@ -23,11 +24,23 @@ export type Running = { loading?: { done: number; total: number }; progress?: Pr
 /** The message of whatever was thrown. */
 export const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
+/** What a recipe says of the tables, whatever the model. */
+const taskOf = (r: Recipe) => ({
+  template: r.template,
+  labels: r.labels,
+  words: r.words,
+  source_columns: r.source_columns,
+  target_columns: r.target_columns,
+});
+
 export function App() {
   const [, redraw] = useReducer((n: number) => n + 1, 0);
   const [model, setModel] = useState<ModelSummary>();
   const [tables, setTables] = useState<Tables>({});
   const [recipe, setRecipe] = useState<Recipe>();
+  // The tables are the lab's own samples, which leave as soon as something of the user's comes.
+  const [samples, setSamples] = useState(false);
+  const [opening, setOpening] = useState(false);
   const [running, setRunning] = useState<Running>();
   const [record, setRecord] = useState<Record>();
   const [failure, setFailure] = useState<string>();
@@ -39,15 +52,62 @@ export function App() {
       else setRunning((now) => now && (event.type === 'progress' ? { progress: event.progress } : { loading: event }));
     };
     void lab.listen(Comlink.proxy(listen));
-    take(lab.defaultRecipe()).then(setRecipe, (error) => setFailure(messageOf(error)));
   }, []);
 
+  /** Opens the lab model, as the page does on its own at first, and its samples where no table of the user's is open. */
+  const openBuiltIn = async () => {
+    setOpening(true);
+    try {
+      const defaults = await take(lab.defaultRecipe());
+      // The form is there, whatever comes of the rest.
+      setRecipe((r) => r ?? defaults);
+      const [files, settings] = await Promise.all([builtIn.modelFiles(), builtIn.recipe()]);
+      const opened = await take(lab.openModel(files));
+      const own = !samples && Object.values(tables).some(Boolean);
+      setRecipe((r) => ({ ...defaults, ...settings, ...(own && r && taskOf(r)) }));
+      setModel(opened);
+      if (!own) await openSamples();
+    } finally {
+      setOpening(false);
+    }
+  };
+  const openSamples = async () => {
+    for (const [role, file] of await builtIn.sampleTables()) place(role, await take(lab.readTable(role, file)));
+    setSamples(true);
+  };
+  const closeSamples = async () => {
+    if (!samples) return;
+    for (const role of Object.keys(tables) as Role[]) await take(lab.removeTable(role));
+    setTables({});
+    setSamples(false);
+  };
+
+  /** A model of the user's: the lab model's settings and samples do not suit it. */
+  const openModel = async (files: File[]) => {
+    const opened = await take(lab.openModel(files));
+    await closeSamples();
+    const defaults = await take(lab.defaultRecipe());
+    setRecipe((r) => ({ ...defaults, ...(r && taskOf(r)) }));
+    setModel(opened);
+  };
+
+  const openTable = async (role: Role, file: File) => {
+    const table = await take(lab.readTable(role, file));
+    if (samples) {
+      await closeSamples();
+      await take(lab.readTable(role, file));
+    }
+    place(role, table);
+  };
+  const removeTable = async (role: Role) => {
+    await take(lab.removeTable(role));
+    setTables((all) => ({ ...all, [role]: undefined }));
+  };
   // New labels bring their own answer words; known ones keep what the user wrote.
-  const setTable = async (role: Role, table: TablePreview | undefined) => {
+  const place = (role: Role, table: TablePreview) => {
     setTables((all) => ({ ...all, [role]: table }));
-    if (!table) await take(lab.removeTable(role));
-    if (table && role === 'source_train') adoptLabels(table.labels);
-    if (table?.mapping && (role === 'source_train' || role === 'target_train')) {
+    if (role === 'source_train') adoptLabels(table.labels);
+    if (table.mapping && (role === 'source_train' || role === 'target_train')) {
       const columns = role === 'source_train' ? 'source_columns' : 'target_columns';
       setRecipe((r) => r && { ...r, [columns]: table.mapping });
     }
@@ -93,12 +153,15 @@ export function App() {
         </label>
       </header>
       <main>
-        <ModelStep model={model} busy={running !== undefined} onModel={setModel} />
+        <ModelStep model={model} busy={running !== undefined} onOpen={openModel} onBuiltIn={openBuiltIn} />
         <DataStep
           tables={tables}
           recipe={recipe}
-          busy={running !== undefined}
-          onTable={setTable}
+          busy={opening || running !== undefined}
+          samples={samples}
+          onTable={openTable}
+          onRemove={removeTable}
+          onSamples={openSamples}
           onRecipe={setRecipe}
           onLabels={adoptLabels}
         />

@@ -14,14 +14,42 @@ export function DataStep(props: {
   tables: Tables;
   recipe?: Recipe;
   busy: boolean;
-  onTable: (role: Role, table: TablePreview | undefined) => Promise<void>;
+  /** Whether the tables are the lab's own samples. */
+  samples: boolean;
+  onTable: (role: Role, file: File) => Promise<void>;
+  onRemove: (role: Role) => Promise<void>;
+  onSamples: () => Promise<void>;
   onRecipe: (recipe: Recipe) => void;
   onLabels: (labels: string[]) => void;
 }) {
+  const [failure, setFailure] = useState<string>();
+  const openSamples = async () => {
+    setFailure(undefined);
+    try {
+      await props.onSamples();
+    } catch (error) {
+      setFailure(messageOf(error));
+    }
+  };
   return (
     <section aria-labelledby="data-title">
       <h2 id="data-title">{t('data.title')}</h2>
       <p>{t('data.help', { share: percent(props.recipe?.test_share ?? 0.4) })}</p>
+      {props.samples ? (
+        <p class="good" data-testid="samples">
+          {t('data.samples')}{' '}
+          <a href="./lab/grammar.html" target="_blank">
+            {t('data.grammar')}
+          </a>
+        </p>
+      ) : (
+        <div class="buttons">
+          <button type="button" class="button" disabled={props.busy} onClick={() => void openSamples()}>
+            {t('data.open_samples')}
+          </button>
+        </div>
+      )}
+      {failure && <p class="bad" role="alert">{failure}</p>}
       <div class="tables">
         {roles.map((role) => (
           <TableSlot key={role} role={role} {...props} table={props.tables[role]} />
@@ -38,7 +66,7 @@ function TableSlot(props: Parameters<typeof DataStep>[0] & { role: Role; table?:
     setFailure(undefined);
     try {
       const file = files[0];
-      if (file) await props.onTable(role, await take(lab.readTable(role, file)));
+      if (file) await props.onTable(role, file);
     } catch (error) {
       setFailure(`${files[0]?.name}: ${messageOf(error)}`);
     }
@@ -60,7 +88,7 @@ function TableSlot(props: Parameters<typeof DataStep>[0] & { role: Role; table?:
           <p class="good">
             <bdi>{table.file}</bdi>: {t('data.read', { rows: whole(table.total_rows), format: table.format, encoding: table.encoding })}
             {!table.header && `, ${t('data.no_header')}`}{' '}
-            <button type="button" class="quiet" disabled={props.busy} onClick={() => void props.onTable(role, undefined)}>
+            <button type="button" class="quiet" disabled={props.busy} onClick={() => void props.onRemove(role)}>
               {t('data.remove')}
             </button>
           </p>
@@ -125,7 +153,7 @@ function Preview({ table, mapping }: { table: TablePreview; mapping: ColumnMappi
             <tr key={row.number}>
               {row.cells.map((cell, i) => (
                 <td key={i} dir="auto" class={mapped.has(table.columns[i]) ? 'mapped' : ''}>
-                  {cell.length > 90 ? `${Array.from(cell).slice(0, 90).join('')}…` : cell}
+                  {cell.length > 140 ? `${Array.from(cell).slice(0, 140).join('')}…` : cell}
                 </td>
               ))}
             </tr>

@@ -1,24 +1,30 @@
-import { useState } from 'preact/hooks';
-import { lab, take } from '../lab';
+import { useEffect, useState } from 'preact/hooks';
 import { t, whole } from '../text';
 import type { ModelSummary } from '../bindings/ModelSummary';
 import { messageOf } from './App';
 import { FileDrop } from './FileDrop';
 
-export function ModelStep(props: { model?: ModelSummary; busy: boolean; onModel: (model?: ModelSummary) => void }) {
-  const [opening, setOpening] = useState(false);
+export function ModelStep(props: {
+  model?: ModelSummary;
+  busy: boolean;
+  onOpen: (files: File[]) => Promise<void>;
+  onBuiltIn: () => Promise<void>;
+}) {
+  const [opening, setOpening] = useState<'own' | 'built-in'>();
   const [failure, setFailure] = useState<string>();
-  const open = async (files: File[]) => {
-    setOpening(true);
+  const open = async (what: 'own' | 'built-in', how: () => Promise<void>) => {
+    setOpening(what);
     setFailure(undefined);
     try {
-      props.onModel(await take(lab.openModel(files)));
+      await how();
     } catch (error) {
-      setFailure(messageOf(error));
+      const why = messageOf(error);
+      setFailure(what === 'own' ? why : t('model.built_in_failed', { why }));
     } finally {
-      setOpening(false);
+      setOpening(undefined);
     }
   };
+  useEffect(() => void open('built-in', props.onBuiltIn), []);
   const c = props.model?.config;
   return (
     <section aria-labelledby="model-title">
@@ -30,11 +36,17 @@ export function ModelStep(props: { model?: ModelSummary; busy: boolean; onModel:
         hint={t('model.drop')}
         accept=".gguf,.safetensors,.json"
         multiple
-        disabled={opening || props.busy}
-        onFiles={open}
+        disabled={opening !== undefined || props.busy}
+        onFiles={(files) => void open('own', () => props.onOpen(files))}
       />
+      <div class="buttons">
+        <button type="button" class="button" disabled={opening !== undefined || props.busy} onClick={() => void open('built-in', props.onBuiltIn)}>
+          {t('model.use_built_in')}
+        </button>
+      </div>
+      <p class="hint">{t('model.about_built_in')}</p>
       <div role="status">
-        {opening && <p class="working">{t('model.opening')}</p>}
+        {opening && <p class="working">{t(opening === 'own' ? 'model.opening' : 'model.opening_built_in')}</p>}
         {!opening && props.model && c && (
           <p class="good" data-testid="model-summary">
             {t('model.open', {
