@@ -5,6 +5,7 @@ mod lab_model;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ctsft_lab::bench;
 use ctsft_lab::circuit::Scope;
 use ctsft_lab::data::{ColumnMapping, Table, read_table};
 use ctsft_lab::engine::cpu::Cpu;
@@ -64,6 +65,14 @@ enum Command {
     LabModel {
         #[command(subcommand)]
         command: LabModelCommand,
+    },
+    /// Measure speed, work and memory of a model on the CPU and on the GPU.
+    Bench {
+        #[arg(long, default_value = "models/lab")]
+        model: PathBuf,
+        /// Print one JSON table for each engine, in place of text.
+        #[arg(long)]
+        json: bool,
     },
     /// Say what a checkpoint is.
     Inspect { model: PathBuf },
@@ -291,6 +300,7 @@ fn main() -> ExitCode {
         Command::Run { files, flags } => run(&files, *flags),
         Command::LabModel { command: LabModelCommand::Report { model, write } } => lab_model::report(&model, write),
         Command::MakeLabModel { small, out } => lab_model::make(small, out),
+        Command::Bench { model, json } => bench(&model, json),
         Command::Inspect { model } => inspect(&model),
     };
     match outcome {
@@ -385,6 +395,39 @@ fn print_report(path: &Path, report: &Report) {
         );
     }
     println!("  {} passed, {} failed, {} skipped", report.passed(), report.failed(), report.skipped());
+}
+
+fn bench(model: &Path, json: bool) -> Result<ExitCode> {
+    let mut tables = vec![pollster::block_on(bench::measure(Cpu, &mut open_model(model)?))?];
+    match pollster::block_on(Gpu::open()) {
+        Ok(gpu) => tables.push(pollster::block_on(bench::measure(gpu, &mut open_model(model)?))?),
+        Err(error) => eprintln!("no GPU measured: {error}"),
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&tables)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for t in &tables {
+        println!("{}: {} weights, {} layers, {} tokens a batch", t.device, t.parameters, t.layers, t.batch_tokens);
+        println!("  loaded in {:.2} s; a product of side 1024 at {:.1} GFLOP/s", t.load_seconds, t.large_gflops);
+        for r in &t.matmuls {
+            let size = format!("{} × {} × {}", r.m, r.n, r.k);
+            println!("  {:<15} {size:<20} {:>8.1} GFLOP/s  {:>4.0} %", r.what, r.gflops, 100.0 * r.share_of_large);
+        }
+        let line = |name: &str, cost: &bench::Cost| {
+            let kernels = cost.dispatches.map_or_else(String::new, |n| format!("  {n} dispatches"));
+            println!("  {name:<15} {:>10.2} ms{kernels}", 1e3 * cost.seconds);
+        };
+        line("forward", &t.forward);
+        line("masked step", &t.masked_step);
+        line("full step", &t.full_step);
+        line("relevance", &t.relevance);
+        println!(
+            "  {:.0} tokens/s forward; a masked step ({} weights) takes {:.2} of a full one; all relevances {:.2} forwards",
+            t.forward_tokens_per_second, t.masked_weights, t.masked_share, t.relevance_forwards
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(path: &Path) -> Result<ExitCode> {

@@ -114,6 +114,10 @@ pub trait Backend: Sized {
     fn peak_bytes(&self) -> Option<u64> {
         None
     }
+    /// Kernels run so far on a device that is given them one by one.
+    fn dispatches(&self) -> Option<u64> {
+        None
+    }
     /// Largest number of tokens worth packing into one batch.
     fn batch_tokens(&self) -> usize;
     fn shape(&self, x: &Self::Tensor) -> (usize, usize);

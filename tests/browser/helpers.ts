@@ -12,7 +12,7 @@ export const goldenFolder = (name: string) => join(root, 'tests/golden', name);
 /** SmolLM2's GGUF, where `cargo xtask test` put it. */
 export const smollm = process.env.CTSFT_SMOLLM2 ?? '';
 
-/** Opens the page and fails the test at its end if anything was asked of another host or an error was logged. */
+/** Opens the page and waits for its lab model. Fails the test at its end if anything was asked of another host or logged as an error. */
 export async function openLab(page: Page): Promise<() => void> {
   const foreign: string[] = [];
   const errors: string[] = [];
@@ -26,6 +26,8 @@ export async function openLab(page: Page): Promise<() => void> {
   });
   await page.goto('/');
   await expect(page.getByRole('heading', { level: 1 })).toBeVisible();
+  // Files can be chosen once the built-in model is open.
+  await expect(page.getByTestId('samples')).toBeVisible({ timeout: 60_000 });
   return () => {
     expect(foreign, 'no request to another host').toEqual([]);
     expect(errors, 'no errors on the console').toEqual([]);

@@ -1,12 +1,14 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
 import { expect, test, type Page } from '@playwright/test';
+import { basename } from 'node:path';
 import { accessible, chooseEngine, downloadRecord, hasNusax, need, nusax, openLab, runOn, setNumber, smollm } from './helpers';
 import { tinyFiles } from './tiny-model';
 
 async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
   for (const [role, file] of Object.entries(tables)) {
     await page.locator(`#file-${role}`).setInputFiles(file);
-    await expect(page.getByTestId(role).locator('.good')).toBeVisible();
+    await expect(page.getByTestId(role).locator('.good')).toContainText(basename(file));
+    await expect(page.locator(`#file-${role}`)).toBeEnabled();
   }
 }
 
@@ -55,6 +57,7 @@ test('the head grid is walked with the arrow keys', async ({ page }) => {
   const clean = await openLab(page);
   const files = tinyFiles();
   await page.locator('#model-files').setInputFiles(files.model);
+  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
   await openTables(page, { source_train: files.tables.source_train, target_train: files.tables.target_train });
   await page.getByText('Settings').click();
   for (const [name, value] of Object.entries({ source_rows: 12, pool: 12, target_rows: 6, test_rows: 6, faithfulness_rows: 6, competence_epochs: 1, masked_epochs: 1 })) {
@@ -75,6 +78,7 @@ test('cancel stops a run and keeps what it found', async ({ page }) => {
   const clean = await openLab(page);
   const files = tinyFiles();
   await page.locator('#model-files').setInputFiles(files.model);
+  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
   await openTables(page, files.tables);
   await page.getByText('Settings').click();
   await setNumber(page, 'competence_epochs', 400);

@@ -1,5 +1,5 @@
 //! The project's own tasks. `cargo xtask serve` opens the lab, `cargo xtask test` runs every check,
-//! `cargo xtask dist` makes the static site. Each installs what it needs and says so.
+//! `cargo xtask dist` makes the static site, `cargo xtask bench` measures. Each installs what it needs and says so.
 
 mod tests;
 mod tools;
@@ -28,6 +28,13 @@ enum Task {
     Test,
     /// Build the static site into dist/.
     Dist,
+    /// Measure a model's speed, work and memory natively, on the CPU and the GPU.
+    Bench {
+        #[arg(long, default_value = "models/lab")]
+        model: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -43,6 +50,10 @@ fn main() -> Result<()> {
         Task::Serve { port } => serve(&shell, &tools, port),
         Task::Test => tests::run(&shell, &tools),
         Task::Dist => dist(&shell, &tools),
+        Task::Bench { model, json } => {
+            let json = json.then_some("--json");
+            Ok(cmd!(shell, "cargo run --quiet --release -- bench --model {model} {json...}").run()?)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::buffers::{Arena, Buffer};
 use super::kernels::{Kernel, Pipeline};
 use crate::engine::{EngineError, Result};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +28,8 @@ pub struct Device {
     pub arena: Arena,
     pipelines: RefCell<HashMap<Kernel, Pipeline>>,
     recorded: RefCell<Recorded>,
+    /// Kernels run since the device was opened.
+    pub dispatches: Cell<u64>,
     /// The first error the device reported outside a call.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -81,6 +83,7 @@ impl Device {
             limits,
             pipelines: RefCell::default(),
             recorded: RefCell::default(),
+            dispatches: Cell::new(0),
             failure,
             device,
             queue,
@@ -133,6 +136,7 @@ impl Device {
 
     /// Records one run of a kernel. `parameters` are its `Params`, `groups` its workgroups.
     pub fn dispatch(&self, kernel: Kernel, parameters: &[u32], buffers: &[&Buffer], groups: [u32; 2]) {
+        self.dispatches.set(self.dispatches.get() + 1);
         let mut pipelines = self.pipelines.borrow_mut();
         let pipeline = pipelines.entry(kernel).or_insert_with(|| Pipeline::new(&self.device, kernel));
         let mut recorded = self.recorded.borrow_mut();

@@ -121,6 +121,10 @@ impl Backend for Gpu {
         format!("{name} ({}{software})", info.backend)
     }
 
+    fn dispatches(&self) -> Option<u64> {
+        Some(self.0.dispatches.get())
+    }
+
     fn peak_bytes(&self) -> Option<u64> {
         Some(self.0.arena.peak_bytes())
     }

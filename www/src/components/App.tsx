@@ -40,6 +40,7 @@ export function App() {
   const [recipe, setRecipe] = useState<Recipe>();
   // The tables are the lab's own samples, which leave as soon as something of the user's comes.
   const [samples, setSamples] = useState(false);
+  // One file after another: tables are not to be chosen while one is being opened.
   const [opening, setOpening] = useState(false);
   const [running, setRunning] = useState<Running>();
   const [record, setRecord] = useState<Record>();
@@ -84,20 +85,30 @@ export function App() {
 
   /** A model of the user's: the lab model's settings and samples do not suit it. */
   const openModel = async (files: File[]) => {
-    const opened = await take(lab.openModel(files));
-    await closeSamples();
-    const defaults = await take(lab.defaultRecipe());
-    setRecipe((r) => ({ ...defaults, ...(r && taskOf(r)) }));
-    setModel(opened);
+    setOpening(true);
+    try {
+      const opened = await take(lab.openModel(files));
+      await closeSamples();
+      const defaults = await take(lab.defaultRecipe());
+      setRecipe((r) => ({ ...defaults, ...(r && taskOf(r)) }));
+      setModel(opened);
+    } finally {
+      setOpening(false);
+    }
   };
 
   const openTable = async (role: Role, file: File) => {
-    const table = await take(lab.readTable(role, file));
-    if (samples) {
-      await closeSamples();
-      await take(lab.readTable(role, file));
+    setOpening(true);
+    try {
+      const table = await take(lab.readTable(role, file));
+      if (samples) {
+        await closeSamples();
+        await take(lab.readTable(role, file));
+      }
+      place(role, table);
+    } finally {
+      setOpening(false);
     }
-    place(role, table);
   };
   const removeTable = async (role: Role) => {
     await take(lab.removeTable(role));

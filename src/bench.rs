@@ -1,0 +1,185 @@
+//! What the engines reach on a device: speed, work and memory of one model, measured, as one table.
+
+use crate::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
+use crate::engine::{
+    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Operand, ParameterSlice, Prompt, Score,
+    Target,
+};
+use crate::model::Checkpoint;
+use crate::progress::Unwatched;
+use crate::tuning::{KvRule, NormRule, full_slices, head_slices, trained_weights};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::time::Instant;
+
+/// Prompts of a batch, and tokens of a prompt: a training step's size in the method's defaults.
+const SEQUENCES: usize = 8;
+const TOKENS: usize = 64;
+/// Side of the large square product that shapes are compared with.
+const LARGE: usize = 1024;
+/// Each timing repeats its work until this many seconds have passed.
+const ENOUGH: f64 = 1.0;
+
+/// One product `[m, k] · [n, k]ᵀ` of the model's forward pass.
+#[derive(Debug, Clone, Serialize)]
+pub struct MatmulRate {
+    pub what: &'static str,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub gflops: f64,
+    /// Of what the large square product reaches in the same run.
+    pub share_of_large: f64,
+}
+
+/// The time and, where the device is given kernels one by one, the number of kernels of one piece of work.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Cost {
+    pub seconds: f64,
+    pub dispatches: Option<u64>,
+}
+
+/// The table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Table {
+    pub device: String,
+    pub parameters: usize,
+    pub layers: usize,
+    /// Tokens in the batch that everything below is measured on.
+    pub batch_tokens: usize,
+    pub load_seconds: f64,
+    /// The square product of side 1024.
+    pub large_gflops: f64,
+    pub matmuls: Vec<MatmulRate>,
+    pub forward: Cost,
+    pub forward_tokens_per_second: f64,
+    /// CT-SFT: three iterations' worth of heads, all norms.
+    pub masked_weights: usize,
+    pub masked_step: Cost,
+    pub full_step: Cost,
+    /// Time of a masked step as a share of a full one's.
+    pub masked_share: f64,
+    /// Relevances of all heads for the batch's prompts by the one-pass rule.
+    pub relevance: Cost,
+    /// Its time in forwards of the same prompts.
+    pub relevance_forwards: f64,
+    pub peak_device_bytes: Option<u64>,
+}
+
+/// Measures a model on a backend.
+///
+/// # Errors
+/// A damaged checkpoint or a device failure.
+pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> crate::engine::Result<Table> {
+    let started = Instant::now();
+    let engine = Engine::load(backend, checkpoint, |_, _| {})?;
+    wait(&engine).await?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let c = engine.config.clone();
+    let (large_gflops, matmuls) = matmuls(&engine).await?;
+
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let prompts: Vec<Prompt> = (0..SEQUENCES)
+        .map(|i| Prompt { tokens: (0..TOKENS).map(|_| rng.random_range(0..c.vocab as u32)).collect(), label: i % 3 })
+        .collect();
+    let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &c)?;
+    let verbalizer = [0, 1, 2];
+    let forward = cost(&engine, async || engine.answers(&batch, &verbalizer, false).await.map(|_| ())).await?;
+
+    let count = 3 * budget(0.02, c.total_heads());
+    let heads = random_heads(c.layers, c.heads, count, &Default::default(), &mut rng).into_iter().collect();
+    let masked = head_slices(&c, &heads, KvRule::Any, NormRule::All);
+    let masked_weights = trained_weights(&masked);
+    let step = async |slices: Vec<ParameterSlice>| {
+        let mut moments = engine.moments(slices)?;
+        let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
+        let mut once = || engine.train_step(&batch, objective, &AdamW::default(), 1e-9, &mut moments).map(|_| ());
+        cost(&engine, async || once()).await
+    };
+    let masked_step = step(masked).await?;
+    let full_step = step(full_slices(&c)).await?;
+
+    let slots = SlotMap::common(&prompts);
+    let pool = Pool { prompts, verbalizer: verbalizer.to_vec(), slots, positions: Positions::All };
+    let means = circuit::means(&engine, &pool, &Unwatched).await?;
+    let method = Method::Reverse(GateRule::Tangent);
+    let all = async || {
+        let target = Target::Output;
+        circuit::relevance(&engine, &pool, &means, method, Score::Projection, target, &Unwatched).await.map(|_| ())
+    };
+    let relevance = cost(&engine, all).await?;
+    Ok(Table {
+        device: engine.backend.device(),
+        parameters: c.parameter_count(),
+        layers: c.layers,
+        batch_tokens: batch.tokens.len(),
+        load_seconds,
+        large_gflops,
+        matmuls,
+        forward,
+        forward_tokens_per_second: batch.tokens.len() as f64 / forward.seconds,
+        masked_weights,
+        masked_step,
+        full_step,
+        masked_share: masked_step.seconds / full_step.seconds,
+        relevance,
+        relevance_forwards: relevance.seconds / forward.seconds,
+        peak_device_bytes: engine.backend.peak_bytes(),
+    })
+}
+
+/// Waits until the device has done all it was given.
+async fn wait<B: Backend>(engine: &Engine<B>) -> crate::engine::Result<()> {
+    engine.backend.read(&[&engine.backend.zeros(1, 1)?]).await.map(|_| ())
+}
+
+/// Mean cost of a piece of work, after one run that warms caches and makes pipelines.
+async fn cost<B: Backend>(
+    engine: &Engine<B>,
+    mut work: impl AsyncFnMut() -> crate::engine::Result<()>,
+) -> crate::engine::Result<Cost> {
+    work().await?;
+    wait(engine).await?;
+    let before = engine.backend.dispatches();
+    let (started, mut runs) = (Instant::now(), 0u64);
+    while runs == 0 || started.elapsed().as_secs_f64() < ENOUGH {
+        work().await?;
+        wait(engine).await?;
+        runs += 1;
+    }
+    let seconds = started.elapsed().as_secs_f64() / runs as f64;
+    let dispatches = before.zip(engine.backend.dispatches()).map(|(before, after)| (after - before) / runs);
+    Ok(Cost { seconds, dispatches })
+}
+
+async fn matmuls<B: Backend>(engine: &Engine<B>) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
+    let (b, c) = (&engine.backend, &engine.config);
+    let rate = async |m: usize, n: usize, k: usize| {
+        let values = |rows: usize| vec![0.5_f32; rows * k];
+        let (x, w) = (b.upload(&values(m), m, k)?, b.upload(&values(n), n, k)?);
+        let product = async || {
+            let side = |tensor, transposed| Operand { tensor, start: 0, columns: k, transposed };
+            b.matmul(side(&x, false), side(&w, true), None, None).map(|_| ())
+        };
+        let seconds = cost(engine, product).await?.seconds;
+        Ok::<f64, crate::engine::EngineError>(2.0 * (m * n * k) as f64 / seconds / 1e9)
+    };
+    let large = rate(LARGE, LARGE, LARGE).await?;
+    let m = SEQUENCES * TOKENS;
+    let (wide, narrow) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let shapes = [
+        ("W_Q", m, wide, c.hidden),
+        ("W_K, W_V", m, narrow, c.hidden),
+        ("W_O", m, c.hidden, wide),
+        ("W_gate, W_up", m, c.intermediate, c.hidden),
+        ("W_down", m, c.hidden, c.intermediate),
+        ("W_U at answers", SEQUENCES, c.vocab, c.hidden),
+    ];
+    let mut rates = Vec::new();
+    for (what, m, n, k) in shapes {
+        let gflops = rate(m, n, k).await?;
+        rates.push(MatmulRate { what, m, n, k, gflops, share_of_large: gflops / large });
+    }
+    Ok((large, rates))
+}
