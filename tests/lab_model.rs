@@ -3,7 +3,7 @@
 
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::experiment::Recipe;
-use ctsft_lab::lab_model::corpus::{Corpus, SPLITS, Texts};
+use ctsft_lab::lab_model::corpus::{Corpus, SPLITS, Texts, set_file};
 use ctsft_lab::lab_model::grammar::LABELS;
 use ctsft_lab::lab_model::grammar_page::describe;
 use ctsft_lab::lab_model::lexicon::{Language, Lexicon, sound_changes};
@@ -88,9 +88,9 @@ fn sets_are_balanced_and_no_meaning_stands_in_two() {
 fn the_committed_sets_and_grammar_are_what_the_program_writes() {
     let corpus = Corpus::new(Plan::FULL.seed);
     assert!(committed("grammar.html") == describe(&corpus), "grammar.html differs: run `ctsft make-lab-model`");
-    for (language, sets) in Language::ALL.iter().zip(&corpus.sets) {
+    for (language, sets) in Language::ALL.into_iter().zip(&corpus.sets) {
         for ((split, _), set) in SPLITS.iter().zip(sets) {
-            let name = format!("data/{}-{split}.csv", language.file_name());
+            let name = set_file(language, split);
             let drawn = String::from_utf8(Corpus::csv(set).expect("CSV")).expect("text");
             assert!(committed(&name) == drawn, "{name} differs: run `ctsft make-lab-model`");
         }
@@ -107,7 +107,7 @@ fn the_committed_model_is_the_card_s_and_does_what_it_says() {
     assert_eq!(checkpoint.hash, report.model, "model.safetensors is not the card's");
     assert!(std::fs::metadata(&files[2]).expect("the file").len() < 8_000_000);
 
-    let tables = LabTables::open(|name| std::fs::read(folder().join("data").join(name))).expect("the sample sets");
+    let tables = LabTables::open(&folder()).expect("the sample sets");
     let mut recipe = Recipe::from_json(&committed("recipe.json")).expect("recipe.json");
     (recipe.sizes.test, recipe.sizes.faithfulness) = (0, 0);
     let record = pollster::block_on(run_recipe(Cpu, &mut checkpoint, &tables.tables(TEST), &recipe)).expect("a run");

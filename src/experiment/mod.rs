@@ -6,7 +6,7 @@ mod record;
 mod runner;
 pub mod verify;
 
-pub use recipe::{Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};
+pub use recipe::{DEFAULT_TEMPLATE, Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};
 pub use record::{
     Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary,
     Record, SetSummary, Sets, StageTime, Warning,

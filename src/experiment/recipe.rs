@@ -10,6 +10,9 @@ use ts_rs::TS;
 /// Version of the recipe's and the record's schema.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// The prompt of a recipe that names none, and of the lab model's labelled sentences.
+pub const DEFAULT_TEMPLATE: &str = "Text: {text}\nSentiment:";
+
 /// The rule sets the product offers (METHOD.md, "In the product").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS)]
 #[serde(rename_all = "lowercase")]
@@ -125,7 +128,7 @@ impl Default for Recipe {
         let names = ["negative", "neutral", "positive"];
         Self {
             version: SCHEMA_VERSION,
-            template: "Text: {text}\nSentiment:".into(),
+            template: DEFAULT_TEMPLATE.into(),
             labels: names.map(str::to_string).to_vec(),
             words: names.map(|n| format!(" {n}")).to_vec(),
             source_columns: None,

@@ -10,7 +10,7 @@ use crate::data::{self, Balance, ColumnMapping, DataError, Dataset, EncodedSet, 
 use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection};
 use crate::measures::{Accuracy, Evaluation, evaluate, kl_divergence, linear_cka};
 use crate::model::Tokenizer;
-use crate::progress::{Observer, REVERSE_COST, TRAIN_COST};
+use crate::progress::{Observer, REVERSE_COST, TRAIN_COST, Unwatched};
 use crate::tuning::{Arm, ArmKind, TrainSettings, full_slices, head_slices, train, trained_weights};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -81,6 +81,14 @@ pub trait RunObserver {
     async fn progress(&self, progress: Progress) -> bool;
     /// The record as far as it is known.
     fn found(&self, record: &Record);
+}
+
+impl RunObserver for Unwatched {
+    async fn progress(&self, _: Progress) -> bool {
+        true
+    }
+
+    fn found(&self, _: &Record) {}
 }
 
 /// The tables as read. A language with no test table has its one table split by the recipe's seed.
@@ -469,23 +477,23 @@ async fn faithfulness_curve<B: Backend>(
     let c = &engine.config;
     let prompts = balanced_prompts(&prepared.sets.source_test.prompts, recipe.labels.len(), recipe.sizes.faithfulness);
     let pool = Pool { prompts, ..discovery.clone() };
-    let everything = HeadSet::all_but(&BTreeSet::new(), c.layers, c.heads).0;
+    let all_but = |heads: &BTreeSet<Head>| HeadSet::all_but(heads, c.layers, c.heads).0;
+    let everything = all_but(&BTreeSet::new());
     let all_heads = circuit::ablation_metrics(engine, &pool, means, &everything, observer).await?;
     let no_heads = circuit::ablation_metrics(engine, &pool, means, &BTreeSet::new(), observer).await?;
-    let without = |heads: &BTreeSet<Head>| everything.difference(heads).copied().collect::<BTreeSet<_>>();
     let share = |kept: f64| circuit::faithfulness(kept, all_heads.logit_difference, no_heads.logit_difference);
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.seed);
     let (mut rows, mut kept) = (Vec::new(), BTreeSet::new());
     for (depth, heads) in depths.iter().enumerate() {
         kept.extend(heads.iter().copied());
         let metrics = circuit::ablation_metrics(engine, &pool, means, &kept, observer).await?;
-        let rest = circuit::ablation_metrics(engine, &pool, means, &without(&kept), observer).await?;
+        let rest = circuit::ablation_metrics(engine, &pool, means, &all_but(&kept), observer).await?;
         let (mut random, mut without_random) = (Vec::new(), Vec::new());
         for _ in 0..recipe.random_circuits {
             let control = circuit::random_heads(c.layers, c.heads, kept.len(), &kept, &mut rng).into_iter().collect();
             let alone = circuit::ablation_metrics(engine, &pool, means, &control, observer).await?;
             random.push(share(alone.logit_difference));
-            without_random.push(circuit::ablation_metrics(engine, &pool, means, &without(&control), observer).await?);
+            without_random.push(circuit::ablation_metrics(engine, &pool, means, &all_but(&control), observer).await?);
         }
         rows.push(FaithfulnessRow {
             depth,

@@ -1,8 +1,9 @@
 //! What is drawn from the grammar: the labelled sets that are committed, and the texts the model is made from.
 
+use super::LabModelError;
 use super::grammar::{LABELS, Sentence, Speaker};
 use super::lexicon::{Language, Lexicon};
-use super::{LabModelError, TEMPLATE};
+use crate::experiment::DEFAULT_TEMPLATE;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,6 +11,15 @@ use std::collections::BTreeSet;
 
 /// The committed sets of each language, with their numbers of sentences.
 pub const SPLITS: [(&str, usize); 3] = [("train", 300), ("valid", 300), ("test", 600)];
+
+/// The file of a set in the model's folder.
+pub fn set_file(language: Language, split: &str) -> String {
+    let language = match language {
+        Language::Source => "source",
+        Language::Sister => "sister",
+    };
+    format!("data/{language}-{split}.csv")
+}
 
 /// A labelled sentence with its translation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +120,6 @@ impl Texts<'_> {
     pub fn labelled(&mut self) -> (String, usize) {
         let label = self.rng.random_range(0..LABELS.len());
         let example = self.example(label, Language::Source);
-        (TEMPLATE.replace("{text}", &example.text), label)
+        (DEFAULT_TEMPLATE.replace("{text}", &example.text), label)
     }
 }

@@ -24,14 +24,6 @@ impl Language {
             Self::Sister => "Nalbi",
         }
     }
-
-    /// As it stands in file names.
-    pub fn file_name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Sister => "sister",
-        }
-    }
 }
 
 /// One word: what it means, and how each language says it.
@@ -139,7 +131,7 @@ const VERBS: [&str; 6] = ["work", "wait", "rest", "play", "stay", "arrive"];
 const CONSONANTS: [&str; 11] = ["p", "t", "k", "m", "n", "s", "v", "r", "l", "d", "g"];
 const VOWELS: [&str; 4] = ["a", "e", "i", "o"];
 const FINALS: [&str; 4] = ["n", "r", "l", "s"];
-/// Consonants that no sound change makes: roots of the sister's own are told by them.
+/// Consonants that the sister's own roots begin their syllables with.
 const SISTER_CONSONANTS: [&str; 9] = ["p", "t", "h", "m", "n", "s", "b", "l", "g"];
 
 /// The share of content words for which the sister language has a root of its own.

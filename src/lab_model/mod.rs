@@ -18,14 +18,6 @@ use crate::engine::EngineError;
 use crate::experiment::RunError;
 use crate::model::ModelError;
 
-/// The prompt of labelled sentences: the recipe's default.
-pub const TEMPLATE: &str = "Text: {text}\nSentiment:";
-
-/// The answer words, in the order of the labels.
-pub fn words() -> [String; 3] {
-    grammar::LABELS.map(|label| format!(" {label}"))
-}
-
 /// Why the lab model could not be made or measured.
 #[derive(Debug, thiserror::Error)]
 pub enum LabModelError {

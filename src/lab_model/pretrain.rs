@@ -2,8 +2,9 @@
 
 use super::corpus::{Corpus, Texts};
 use super::grammar::LABELS;
-use super::{LabModelError, tokens, words};
+use super::{LabModelError, tokens};
 use crate::engine::{AdamW, Backend, Batch, Engine, LossOver, Objective, Prompt};
+use crate::experiment::Recipe;
 use crate::model::{Checkpoint, ModelConfig, ModelFile, Tokenizer, layer_parameter, to_safetensors};
 use crate::tuning::{full_slices, learning_rate_factor};
 use rand::{Rng, SeedableRng};
@@ -92,7 +93,6 @@ const PRESS_EVERY: usize = 10;
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     pub step: usize,
-    pub steps: usize,
     /// Mean losses since the last report, nats a token.
     pub next_token: f64,
     pub answer: f64,
@@ -120,7 +120,7 @@ pub async fn make<B: Backend>(
     let tokenizer_json = tokens::learn(&mut texts, plan.vocabulary).map_err(LabModelError::Tokenizer)?;
     let tokenizer = Tokenizer::from_json(tokenizer_json.as_bytes())?;
     let mut verbalizer = Vec::new();
-    for word in words() {
+    for word in Recipe::default().words {
         match tokenizer.encode(&word)?.as_slice() {
             [token] => verbalizer.push(*token),
             _ => return Err(LabModelError::AnswerWordCut(word)),
@@ -197,7 +197,7 @@ async fn train<B: Backend>(
         }
         if (step + 1) % 100 == 0 || step + 1 == plan.steps {
             let [next_token, answer] = sums.map(|(sum, count)| sum / count as f64);
-            report(Step { step: step + 1, steps: plan.steps, next_token, answer });
+            report(Step { step: step + 1, next_token, answer });
             sums = [(0.0, 0); 2];
         }
     }

@@ -1,19 +1,21 @@
 //! Every figure of the lab model's card, measured anew from its committed files.
 
-use super::corpus::{Corpus, Example, SPLITS, Texts};
+use super::corpus::{Corpus, Example, SPLITS, Texts, set_file};
 use super::grammar::LABELS;
 use super::lexicon::Language;
 use super::{LabModelError, bag_of_words};
 use crate::data::{Table, read_table};
 use crate::engine::{Backend, Engine};
-use crate::experiment::{self, ArmRecord, ModelSummary, Progress, Recipe, Record, RunObserver, Tables};
+use crate::experiment::{self, ArmRecord, ModelSummary, Recipe, Record, Tables};
 use crate::measures::{Interval, wilson};
 use crate::model::Checkpoint;
+use crate::progress::Unwatched;
 use crate::tuning::ArmKind;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
+use std::path::Path;
 
 /// Runs that every figure is a mean of: seeds 1 to this.
 pub const SEEDS: u64 = 20;
@@ -119,35 +121,20 @@ impl Report {
 }
 
 /// The tables of a lab model's folder, by language and split.
-pub struct LabTables(pub Vec<Vec<Table>>);
+pub struct LabTables(Vec<Vec<Table>>);
 
 impl LabTables {
-    /// Reads the six CSV files through `read`, which gets their names.
+    /// Reads the six CSV files of a model's folder.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn open(mut read: impl FnMut(&str) -> std::io::Result<Vec<u8>>) -> Result<Self, LabModelError> {
-        let mut table = |language: Language, split: &str| -> Result<Table, LabModelError> {
-            let name = format!("{}-{split}.csv", language.file_name());
-            Ok(read_table(&name, &read(&name)?)?)
+    pub fn open(folder: &Path) -> Result<Self, LabModelError> {
+        let table = |language: Language, split: &str| -> Result<Table, LabModelError> {
+            let name = set_file(language, split);
+            Ok(read_table(&name, &std::fs::read(folder.join(&name))?)?)
         };
-        let sets = |language: Language| SPLITS.iter().map(|(split, _)| (language, *split)).collect::<Vec<_>>();
-        Ok(Self(
-            Language::ALL
-                .into_iter()
-                .map(|language| sets(language).into_iter().map(|(l, split)| table(l, split)).collect())
-                .collect::<Result<_, LabModelError>>()?,
-        ))
-    }
-
-    /// The same tables from the program itself.
-    ///
-    /// # Errors
-    /// None in practice: they are written to memory and read back.
-    pub fn of(corpus: &Corpus) -> Result<Self, LabModelError> {
-        let set = |examples: &Vec<Example>| Ok(read_table("corpus.csv", &Corpus::csv(examples)?)?);
-        let tables = corpus.sets.iter().map(|sets| sets.iter().map(set).collect());
-        Ok(Self(tables.collect::<Result<_, LabModelError>>()?))
+        let tables = |language| SPLITS.iter().map(|(split, _)| table(language, split)).collect();
+        Ok(Self(Language::ALL.into_iter().map(tables).collect::<Result<_, LabModelError>>()?))
     }
 
     /// The tables of a run that is tested on split `test` (an index into [`SPLITS`]).
@@ -166,17 +153,6 @@ impl LabTables {
 pub const VALID: usize = 1;
 pub const TEST: usize = 2;
 
-/// Watches nothing.
-struct Silent;
-
-impl RunObserver for Silent {
-    async fn progress(&self, _: Progress) -> bool {
-        true
-    }
-
-    fn found(&self, _: &Record) {}
-}
-
 /// Runs a recipe on a freshly loaded model.
 ///
 /// # Errors
@@ -191,7 +167,7 @@ pub async fn run_recipe<B: Backend>(
     let prepared = experiment::prepare(recipe, tables, tokenizer)?;
     let summary = ModelSummary::of("lab", checkpoint);
     let engine = Engine::load(backend, checkpoint, |_, _| {})?;
-    Ok(experiment::run(&engine, summary, &prepared, recipe, &Silent).await?)
+    Ok(experiment::run(&engine, summary, &prepared, recipe, &Unwatched).await?)
 }
 
 /// Measures everything. `progress` hears of each finished run, in words.

@@ -20,7 +20,7 @@ pub fn make(small: bool, out: Option<PathBuf>) -> Result<ExitCode> {
         println!(
             "step {} of {}, {:.0} s: next-token loss {:.3}, answer loss {:.4} nats",
             step.step,
-            step.steps,
+            plan.steps,
             started.elapsed().as_secs_f64(),
             step.next_token,
             step.answer,
@@ -28,7 +28,8 @@ pub fn make(small: bool, out: Option<PathBuf>) -> Result<ExitCode> {
     }))?;
     files::write(&folder, &made, &corpus)?;
     println!("{} is written: {} bytes of weights", folder.display(), made.weights.len());
-    let check = pollster::block_on(files::FirstCheck::of(Cpu, &made, &corpus))?;
+    let tables = report::LabTables::open(&folder)?;
+    let check = pollster::block_on(files::FirstCheck::of(Cpu, &mut open_model(&folder)?, &tables, &corpus))?;
     println!(
         "on validation sentences, as it is: source {:.3} [{:.3}, {:.3}], sister {:.3} [{:.3}, {:.3}]; a bag of words on the source {:.3}",
         check.source.accuracy,
@@ -37,7 +38,7 @@ pub fn make(small: bool, out: Option<PathBuf>) -> Result<ExitCode> {
         check.sister.accuracy,
         check.sister.interval.low,
         check.sister.interval.high,
-        check.bag_of_words,
+        check.bag_of_words as f64 / check.source.total as f64,
     );
     if !check.passed() {
         eprintln!("error: the model does not read the source language better than a bag of words does");
@@ -53,7 +54,7 @@ const FIGURES: [&str; 2] = ["<!-- figures: written by `ctsft lab-model report --
 pub fn report(folder: &Path, write: bool) -> Result<ExitCode> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let recipe = Recipe::from_json(&read(&folder.join("recipe.json"))?).context("recipe.json")?;
-    let tables = report::LabTables::open(|name| std::fs::read(folder.join("data").join(name)))?;
+    let tables = report::LabTables::open(folder)?;
     let mut checkpoint = open_model(folder)?;
     let corpus = Corpus::new(Plan::FULL.seed);
     let found =

@@ -55,10 +55,18 @@ export function App() {
     void lab.listen(Comlink.proxy(listen));
   }, []);
 
-  /** Opens the lab model, as the page does on its own at first, and its samples where no table of the user's is open. */
-  const openBuiltIn = async () => {
+  const whileOpening = async (open: () => Promise<void>) => {
     setOpening(true);
     try {
+      await open();
+    } finally {
+      setOpening(false);
+    }
+  };
+
+  /** Opens the lab model, as the page does on its own at first, and its samples where no table of the user's is open. */
+  const openBuiltIn = () =>
+    whileOpening(async () => {
       const defaults = await take(lab.defaultRecipe());
       // The form is there, whatever comes of the rest.
       setRecipe((r) => r ?? defaults);
@@ -68,48 +76,36 @@ export function App() {
       setRecipe((r) => ({ ...defaults, ...settings, ...(own && r && taskOf(r)) }));
       setModel(opened);
       if (!own) await openSamples();
-    } finally {
-      setOpening(false);
-    }
-  };
-  const openSamples = async () => {
-    for (const [role, file] of await builtIn.sampleTables()) place(role, await take(lab.readTable(role, file)));
-    setSamples(true);
-  };
-  const closeSamples = async () => {
+    });
+  const openSamples = () =>
+    whileOpening(async () => {
+      for (const [role, file] of await builtIn.sampleTables()) place(role, await take(lab.readTable(role, file)));
+      setSamples(true);
+    });
+  /** Removes the samples, but for the place that a table of the user's has taken already. */
+  const closeSamples = async (taken?: Role) => {
     if (!samples) return;
-    for (const role of Object.keys(tables) as Role[]) await take(lab.removeTable(role));
+    for (const role of Object.keys(tables) as Role[]) if (role !== taken) await take(lab.removeTable(role));
     setTables({});
     setSamples(false);
   };
 
   /** A model of the user's: the lab model's settings and samples do not suit it. */
-  const openModel = async (files: File[]) => {
-    setOpening(true);
-    try {
+  const openModel = (files: File[]) =>
+    whileOpening(async () => {
       const opened = await take(lab.openModel(files));
       await closeSamples();
       const defaults = await take(lab.defaultRecipe());
       setRecipe((r) => ({ ...defaults, ...(r && taskOf(r)) }));
       setModel(opened);
-    } finally {
-      setOpening(false);
-    }
-  };
+    });
 
-  const openTable = async (role: Role, file: File) => {
-    setOpening(true);
-    try {
+  const openTable = (role: Role, file: File) =>
+    whileOpening(async () => {
       const table = await take(lab.readTable(role, file));
-      if (samples) {
-        await closeSamples();
-        await take(lab.readTable(role, file));
-      }
+      await closeSamples(role);
       place(role, table);
-    } finally {
-      setOpening(false);
-    }
-  };
+    });
   const removeTable = async (role: Role) => {
     await take(lab.removeTable(role));
     setTables((all) => ({ ...all, [role]: undefined }));
