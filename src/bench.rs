@@ -2,10 +2,9 @@
 
 use crate::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
 use crate::engine::{
-    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Operand, ParameterSlice, Prompt, Score,
-    Target,
+    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, ParameterSlice, Prompt, Score, Target, Weight,
 };
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Form, Rows, layer_parameter};
 use crate::progress::Unwatched;
 use crate::tuning::{KvRule, NormRule, full_slices, head_slices, trained_weights};
 use rand::{Rng, SeedableRng};
@@ -77,7 +76,8 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
     wait(&engine).await?;
     let load_seconds = started.elapsed().as_secs_f64();
     let c = engine.config.clone();
-    let (large_gflops, matmuls) = matmuls(&engine).await?;
+    let form = checkpoint.form(&layer_parameter(0, "mlp.gate_proj.weight"))?;
+    let (large_gflops, matmuls) = matmuls(&engine, form).await?;
 
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let prompts: Vec<Prompt> = (0..SEQUENCES)
@@ -92,10 +92,13 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
     let masked = head_slices(&c, &heads, KvRule::Any, NormRule::All);
     let masked_weights = trained_weights(&masked);
     let step = async |slices: Vec<ParameterSlice>| {
-        let mut moments = engine.moments(slices)?;
+        let before = engine.snapshot();
+        let mut training = engine.train(&slices)?;
         let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
-        let mut once = || engine.train_step(&batch, objective, &AdamW::default(), 1e-9, &mut moments).map(|_| ());
-        cost(&engine, async || once()).await
+        let mut once = || engine.train_step(&batch, objective, &AdamW::default(), 1e-9, &mut training).map(|_| ());
+        let cost = cost(&engine, async || once()).await;
+        engine.restore(&before);
+        cost
     };
     let masked_step = step(masked).await?;
     let full_step = step(full_slices(&c)).await?;
@@ -153,19 +156,22 @@ async fn cost<B: Backend>(
     Ok(Cost { seconds, dispatches })
 }
 
-async fn matmuls<B: Backend>(engine: &Engine<B>) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
+/// Rates of the model's products with weights in `form`, and of the large one in f32.
+async fn matmuls<B: Backend>(engine: &Engine<B>, form: Form) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
     let (b, c) = (&engine.backend, &engine.config);
-    let rate = async |m: usize, n: usize, k: usize| {
-        let values = |rows: usize| vec![0.5_f32; rows * k];
-        let (x, w) = (b.upload(&values(m), m, k)?, b.upload(&values(n), n, k)?);
-        let product = async || {
-            let side = |tensor, transposed| Operand { tensor, start: 0, columns: k, transposed };
-            b.matmul(side(&x, false), side(&w, true), None, None).map(|_| ())
-        };
+    let rate = async |form: Form, m: usize, n: usize, k: usize| {
+        let x = b.upload(&vec![0.5; m * k], m, k)?;
+        let mut frozen = b.stored("", form, n, k)?;
+        let mut rows = Rows::new(form, k);
+        rows.values = vec![0; n * form.value_words(k)];
+        rows.scales = vec![0; n * form.scale_words(k)];
+        b.fill(&mut frozen, 0, &rows)?;
+        let weight = Weight { frozen: &frozen, whole: None, overlay: None, rows: n, cols: k };
+        let product = async || b.product(&x, &weight, true, None, None).map(|_| ());
         let seconds = cost(engine, product).await?.seconds;
         Ok::<f64, crate::engine::EngineError>(2.0 * (m * n * k) as f64 / seconds / 1e9)
     };
-    let large = rate(LARGE, LARGE, LARGE).await?;
+    let large = rate(Form::F32, LARGE, LARGE, LARGE).await?;
     let m = SEQUENCES * TOKENS;
     let (wide, narrow) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let shapes = [
@@ -178,7 +184,7 @@ async fn matmuls<B: Backend>(engine: &Engine<B>) -> crate::engine::Result<(f64, 
     ];
     let mut rates = Vec::new();
     for (what, m, n, k) in shapes {
-        let gflops = rate(m, n, k).await?;
+        let gflops = rate(form, m, n, k).await?;
         rates.push(MatmulRate { what, m, n, k, gflops, share_of_large: gflops / large });
     }
     Ok((large, rates))

@@ -3,20 +3,28 @@
 
 mod common;
 
-use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use candle_core::{Device, Tensor};
-use common::{made_up_weights, open, safetensors_bytes};
-use ctsft_lab::model::Architecture;
+use candle_core::quantized::GgmlDType;
+use common::{gguf, made_up_weights, open, safetensors_bytes};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::Path;
 
 type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn read_all(checkpoint: &mut ctsft_lab::model::Checkpoint) -> BTreeMap<String, Vec<f32>> {
-    let parameters = checkpoint.config.parameters();
-    parameters.iter().map(|p| (p.name.clone(), checkpoint.read(p).expect("every weight can be read"))).collect()
+    let mut all = BTreeMap::new();
+    for p in checkpoint.config.parameters() {
+        let form = checkpoint.form(&p.name).expect("every weight has a form");
+        let mut data = Vec::new();
+        // In pieces that end inside heads and blocks, as they are streamed.
+        for start in (0..p.rows).step_by(7) {
+            let rows = checkpoint.read_rows(&p, form, start..p.rows.min(start + 7)).expect("every weight can be read");
+            rows.widen(0..rows.len(), &mut data);
+        }
+        assert_eq!(data, checkpoint.read(&p).expect("every weight can be read"), "{}", p.name);
+        all.insert(p.name, data);
+    }
+    all
 }
 
 #[test]
@@ -66,102 +74,6 @@ fn shards_are_read_with_their_index() {
     assert!(error.contains("model-00001-of-00002.safetensors"), "{error}");
 }
 
-/// llama.cpp's order of a Llama's Q and K rows: pairs (2i, 2i+1) where Hugging Face has (i, i+d/2).
-fn interleaved(data: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
-    let columns = data.len() / (heads * head_dim);
-    let mut out = Vec::new();
-    for head in 0..heads {
-        for i in 0..head_dim {
-            let row = head * head_dim + i / 2 + (i % 2) * head_dim / 2;
-            out.extend_from_slice(&data[row * columns..(row + 1) * columns]);
-        }
-    }
-    out
-}
-
-const GGUF_NAMES: [(&str, &str); 9] = [
-    ("post_attention_layernorm", "ffn_norm"),
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-fn gguf_name(name: &str) -> String {
-    match name {
-        "model.embed_tokens.weight" => "token_embd.weight".into(),
-        "model.norm.weight" => "output_norm.weight".into(),
-        "lm_head.weight" => "output.weight".into(),
-        _ => GGUF_NAMES.iter().fold(name.replace("model.layers.", "blk."), |n, (from, to)| n.replace(from, to)),
-    }
-}
-
-/// A GGUF file in `dtype` and, for each weight, what candle makes of the stored blocks, in Hugging Face order.
-fn gguf(family: &str, json: &str, dtype: GgmlDType) -> (Vec<u8>, BTreeMap<String, Vec<f32>>) {
-    use gguf_file::Value::{Array, F32, String as Text, U32};
-    let config = common::config(json);
-    let weights = made_up_weights(&config, 8);
-    let (mut tensors, mut expected) = (Vec::new(), BTreeMap::new());
-    for (name, (shape, data)) in &weights {
-        let heads = match name {
-            _ if config.architecture != Architecture::Llama => 0,
-            n if n.ends_with("q_proj.weight") => config.heads,
-            n if n.ends_with("k_proj.weight") => config.kv_heads,
-            _ => 0,
-        };
-        let stored = if heads > 0 { interleaved(data, heads, config.head_dim) } else { data.clone() };
-        let tensor = Tensor::from_vec(stored, shape.as_slice(), &Device::Cpu).expect("a tensor");
-        // Vectors stay F32, as llama.cpp keeps them.
-        let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-        let quantised = QTensor::quantize(&tensor, dtype).expect("candle quantises");
-        let back = quantised.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).expect("values");
-        let ours = if heads > 0 {
-            // The inverse of interleaving: its permutation applied until the identity returns is not needed, the rows
-            // are looked up.
-            let columns = back.len() / (heads * config.head_dim);
-            let mut out = vec![0.0; back.len()];
-            for head in 0..heads {
-                for i in 0..config.head_dim {
-                    let to = head * config.head_dim + i / 2 + (i % 2) * config.head_dim / 2;
-                    let from = head * config.head_dim + i;
-                    out[to * columns..(to + 1) * columns].copy_from_slice(&back[from * columns..(from + 1) * columns]);
-                }
-            }
-            out
-        } else {
-            back
-        };
-        expected.insert(name.clone(), ours);
-        tensors.push((gguf_name(name), quantised));
-    }
-    let key = |k: &str| format!("{family}.{k}");
-    let words = |list: &[&str]| Array(list.iter().map(|w| Text((*w).into())).collect());
-    let metadata = vec![
-        ("general.architecture".to_string(), Text(family.into())),
-        (key("block_count"), U32(config.layers as u32)),
-        (key("embedding_length"), U32(config.hidden as u32)),
-        (key("feed_forward_length"), U32(config.intermediate as u32)),
-        (key("attention.head_count"), U32(config.heads as u32)),
-        (key("attention.head_count_kv"), U32(config.kv_heads as u32)),
-        (key("attention.layer_norm_rms_epsilon"), F32(1e-5)),
-        (key("rope.freq_base"), F32(10_000.0)),
-        (key("context_length"), U32(128)),
-        ("tokenizer.ggml.model".into(), Text("gpt2".into())),
-        ("tokenizer.ggml.pre".into(), Text("gpt-2".into())),
-        ("tokenizer.ggml.tokens".into(), words(&["a", "b", "ab"])),
-        ("tokenizer.ggml.merges".into(), words(&["a b"])),
-    ];
-    let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let mut file = Cursor::new(Vec::new());
-    gguf_file::write(&mut file, &metadata, &tensors).expect("candle writes the file");
-    (file.into_inner(), expected)
-}
-
 fn small(class: &str) -> String {
     format!(
         r#"{{"architectures":["{class}"],"hidden_size":256,"num_hidden_layers":2,"num_attention_heads":4,
@@ -171,10 +83,10 @@ fn small(class: &str) -> String {
 
 #[test]
 fn gguf_in_every_supported_quantisation() {
-    use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
-    for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4K, Q5K, Q6K] {
+    use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    for dtype in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4K, Q5K, Q6K] {
         for (family, class) in [("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM")] {
-            let (bytes, expected) = gguf(family, &small(class), dtype);
+            let (bytes, expected) = gguf(&small(class), dtype);
             let mut checkpoint = open(vec![("model.gguf".into(), bytes)]).expect("opens");
             assert_eq!(checkpoint.format, format!("{dtype:?} GGUF"));
             let tokenizer = checkpoint.tokenizer.as_ref().expect("the tokenizer is in the metadata");
@@ -188,7 +100,7 @@ fn gguf_in_every_supported_quantisation() {
 
 #[test]
 fn an_unsupported_quantisation_is_named() {
-    let (bytes, _) = gguf("llama", &small("LlamaForCausalLM"), GgmlDType::Q3K);
+    let (bytes, _) = gguf(&small("LlamaForCausalLM"), GgmlDType::Q3K);
     let error = open(vec![("model.gguf".into(), bytes)]).err().expect("refused").to_string();
     assert!(error.contains("Q3K") && error.contains("Q4_K"), "{error}");
 }

@@ -1,7 +1,11 @@
-//! The operations a backend computes: each forward beside its backward. All tensors are row-major f32 matrices.
+//! The operations a backend computes: each forward beside its backward. All tensors are row-major f32 matrices;
+//! frozen weights stay in the form of the checkpoint.
 
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
+use super::weights::{Place, Weight};
 use super::{Engine, EngineError, Result, Rules, Score, Trace};
+use crate::model::{Form, Rows};
+use std::ops::Range;
 
 /// Which of the linear rules of METHOD.md §2 the SwiGLU's reverse pass follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +101,19 @@ impl PackedIds {
     }
 }
 
+/// Views of flat tensors start at multiples of this many values: WebGPU binds at multiples of 256 bytes.
+pub const ALIGNMENT: usize = 64;
+
 /// A device that computes the operations of the transformer. Operations are queued in order; only [`Backend::read`]
 /// waits. Shapes: N tokens, B sequences, D hidden, H query heads, K key/value heads, d head size, I MLP width.
 #[allow(async_fn_in_trait)]
 pub trait Backend: Sized {
     /// A cheap handle to a matrix on the device.
     type Tensor: Clone;
+    /// A weight matrix in its stored form, which nothing ever changes.
+    type Stored;
+    /// Trained windows of a weight matrix, to be read in place of what lies below them.
+    type Overlay: Clone;
     /// Row indices on the device.
     type Ids;
     /// A packed layout on the device.
@@ -126,32 +137,63 @@ pub trait Backend: Sized {
 
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor>;
     fn zeros(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Values that one tensor can hold.
+    fn largest_tensor(&self) -> usize {
+        usize::MAX
+    }
+    /// The `rows·cols` values of a flat tensor from `start` on (a multiple of [`ALIGNMENT`]), as a matrix that shares
+    /// its memory.
+    fn view(&self, flat: &Self::Tensor, start: usize, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Overwrites a tensor with zeros.
+    fn clear(&self, x: &Self::Tensor) -> Result<()>;
+
+    /// Room for a matrix in its stored form, to be filled by [`Backend::fill`]. `name` is for errors.
+    fn stored(&self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Self::Stored>;
+    /// Puts rows into their place, from row `first` on; called in order of the rows.
+    fn fill(&self, stored: &mut Self::Stored, first: usize, rows: &Rows) -> Result<()>;
+    /// The places (windows of one matrix, in the flat tensor `masters`) as an overlay. All are full rows, or all are
+    /// full columns and equally many.
+    fn overlay(&self, shape: (usize, usize), places: &[Place], masters: &Self::Tensor) -> Result<Self::Overlay>;
+    /// `x · Wᵀ` if `transposed`, else `x · W`, `(+ bias to each row) (+ residual)`.
+    fn product(
+        &self,
+        x: &Self::Tensor,
+        weight: &Weight<'_, Self>,
+        transposed: bool,
+        bias: Option<&Self::Tensor>,
+        residual: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+    /// The weight's rows `ids`, columns `cols`, widened.
+    fn weight_rows(&self, weight: &Weight<'_, Self>, ids: &Self::Ids, cols: Range<usize>) -> Result<Self::Tensor>;
     fn ids(&self, ids: PackedIds) -> Result<Self::Ids>;
     fn layout(&self, layout: PackedLayout) -> Result<Self::Layout>;
     /// Waits for the tensors and copies them out.
     async fn read(&self, tensors: &[&Self::Tensor]) -> Result<Vec<Vec<f32>>>;
 
-    /// `a · b (+ bias to each row) (+ residual)`; bias `[1, cols]`, residual of the result's shape.
+    /// `a · b (+ residual)`.
     fn matmul(
         &self,
         a: Operand<Self::Tensor>,
         b: Operand<Self::Tensor>,
-        bias: Option<&Self::Tensor>,
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
+    /// `dyᵀ · x` into `out`.
+    fn weight_gradient(&self, dy: Operand<Self::Tensor>, x: Operand<Self::Tensor>, out: &Self::Tensor) -> Result<()>;
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Sum over rows of the columns `start..start+columns`: `[1, columns]`.
-    fn column_sum(&self, x: &Self::Tensor, start: usize, columns: usize) -> Result<Self::Tensor>;
+    /// Sum over rows of the columns `start..start+columns`, into the same columns of `out [1, cols]`.
+    fn column_sum(&self, x: &Self::Tensor, start: usize, columns: usize, out: &Self::Tensor) -> Result<()>;
     /// Each column times its factor; `factors [1, cols]`.
     fn scale_columns(&self, x: &Self::Tensor, factors: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// Rows `ids` of `table`.
     fn gather_rows(&self, table: &Self::Tensor, ids: &Self::Ids) -> Result<Self::Tensor>;
-    /// `[rows, cols]`, zero but for row `id` = sum of the rows of `x` that stand where `id` stands: gather's backward.
-    fn scatter_rows(&self, x: &Self::Tensor, ids: &Self::Ids, rows: usize) -> Result<Self::Tensor>;
+    /// Adds to row `id` of `out` the rows of `x` that stand where `id` stands: gather's backward.
+    fn scatter_rows(&self, x: &Self::Tensor, ids: &Self::Ids, out: &Self::Tensor) -> Result<()>;
 
     /// `x · r ⊙ gain` and the factors `r [N,1] = 1/sqrt(mean(x²)+eps)`; `gain [1, D]`.
     fn rms_norm(&self, x: &Self::Tensor, gain: &Self::Tensor, eps: f64) -> Result<(Self::Tensor, Self::Tensor)>;
+    /// `x · r ⊙ gain`, the factors given.
+    fn rms_scale(&self, x: &Self::Tensor, gain: &Self::Tensor, r: &Self::Tensor) -> Result<Self::Tensor>;
     /// Gradient to `x` of [`Backend::rms_norm`]; `frozen` takes the factors `r` as constants.
     fn rms_norm_backward(
         &self,
@@ -161,8 +203,14 @@ pub trait Backend: Sized {
         r: &Self::Tensor,
         frozen: bool,
     ) -> Result<Self::Tensor>;
-    /// Gradient to the gain, `[1, D]`.
-    fn rms_norm_gain_gradient(&self, dy: &Self::Tensor, x: &Self::Tensor, r: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Gradient to the gain, into `out [1, D]`.
+    fn rms_norm_gain_gradient(
+        &self,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        r: &Self::Tensor,
+        out: &Self::Tensor,
+    ) -> Result<()>;
 
     /// Rotary embedding of `x [N, heads·d]` by each token's position; `inverse` rotates back, which is its backward.
     fn rotate(
@@ -246,24 +294,21 @@ pub trait Backend: Sized {
 
     /// `[1,1]`: the sum of all squares in the tensors.
     fn sum_of_squares(&self, tensors: &[Self::Tensor]) -> Result<Self::Tensor>;
-    /// One AdamW update of the window of `parameter` that starts at `(row, col)` and has the gradient's shape
-    /// (METHOD.md §7); `m` and `v` have it too. `norm_squared` is that of all gradients before clipping.
+    /// One AdamW update of `parameters` (METHOD.md §7); all four tensors are flat. Only the first `decayed` values
+    /// decay. `norm_squared` is that of all gradients before clipping.
     #[allow(clippy::too_many_arguments)]
     fn adamw(
         &self,
-        parameter: &Self::Tensor,
-        row: usize,
-        col: usize,
-        gradient: &Self::Tensor,
+        parameters: &Self::Tensor,
+        gradients: &Self::Tensor,
         m: &Self::Tensor,
         v: &Self::Tensor,
         norm_squared: &Self::Tensor,
+        decayed: usize,
         step: &super::optimiser::Step,
     ) -> Result<()>;
-    /// A copy of a window.
-    fn copy_window(&self, x: &Self::Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Self::Tensor>;
-    /// Overwrites a window.
-    fn write_window(&self, x: &Self::Tensor, row: usize, col: usize, window: &Self::Tensor) -> Result<()>;
+    /// Copies a matrix into the window of `to` that starts at `(row, col)`.
+    fn write_window(&self, to: &Self::Tensor, row: usize, col: usize, window: &Self::Tensor) -> Result<()>;
 
     /// Whether [`Backend::sweep_relevance`] and [`Backend::sweep_trace`] exist.
     fn has_sweep(&self) -> bool {

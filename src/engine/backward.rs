@@ -1,7 +1,8 @@
 //! The backward pass for training: gradients of the loss to any slices of the weights, and nothing else.
 
 use super::forward::{Activations, Packed};
-use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, ParameterSlice, Result};
+use super::weights::{ParameterSlice, Place, Segments};
+use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, Result};
 use crate::model::{EMBEDDING, FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -27,28 +28,23 @@ pub enum Objective<'a> {
     NextToken,
 }
 
-/// Gradients wanted and found so far.
-struct Gradients<'a, T> {
-    slices: &'a [ParameterSlice],
-    found: Vec<Option<T>>,
+/// Gradients wanted, and where they go.
+struct Wanted<'a, T> {
+    segments: &'a Segments,
+    flat: &'a [T],
     /// The lowest layer with a wanted weight; `None` when the embedding is wanted.
     floor: Option<usize>,
 }
 
-impl<T> Gradients<'_, T> {
-    fn wanted(&self, name: &str) -> impl Iterator<Item = usize> + use<'_, T> {
-        let name = name.to_string();
-        self.slices.iter().enumerate().filter(move |(_, s)| s.name == name).map(|(i, _)| i)
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.slices.iter().any(|s| s.name == name)
+impl<T> Wanted<'_, T> {
+    fn has(&self, name: &str) -> bool {
+        self.segments.of(name).next().is_some()
     }
 }
 
 impl<B: Backend> Engine<B> {
-    /// Losses of the batch (`[B,1]`, or `[N−B,1]` for the next token) and, for each slice, the gradient of their mean.
-    /// All stay on the device.
+    /// Losses of the batch (`[B,1]`, or `[N−B,1]` for the next token); the gradient of their mean goes to `flat`, laid
+    /// out as `segments` says (zero where a slice has none). All stay on the device.
     ///
     /// # Errors
     /// An unknown parameter, no token to predict, or a device failure.
@@ -56,12 +52,10 @@ impl<B: Backend> Engine<B> {
         &self,
         batch: &Batch,
         objective: Objective<'_>,
-        slices: &[ParameterSlice],
-    ) -> Result<(B::Tensor, Vec<B::Tensor>)> {
+        segments: &Segments,
+        flat: &[B::Tensor],
+    ) -> Result<B::Tensor> {
         let b = &self.backend;
-        for slice in slices {
-            self.weight(&slice.name)?;
-        }
         let mut packed = self.pack(batch)?;
         let (targets, rows) = match objective {
             Objective::Answer { verbalizer, over: LossOver::Vocab } => {
@@ -83,38 +77,46 @@ impl<B: Backend> Engine<B> {
         };
         let targets = b.ids(PackedIds::new(targets))?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
-        let mut gradients =
-            Gradients { slices, found: vec![None; slices.len()], floor: floor(slices, self.config.layers) };
-
-        let unembedding_name = self.config.unembedding();
-        let unembedding = self.weight(unembedding_name)?;
+        let wanted = Wanted { segments, flat, floor: floor(segments, self.config.layers) };
         let hidden = &activations.hidden;
         // Logits of the whole vocabulary, or of the label tokens' rows only.
-        let gathered = rows.as_ref().map(|ids| b.gather_rows(unembedding, ids)).transpose()?;
-        let used = gathered.as_ref().unwrap_or(unembedding);
-        let logits = self.linear(hidden, used, None, None)?;
-        let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
-        let d_hidden = b.matmul(self.all(&d_logits), self.all(used), None, None)?;
-        let d_unembedding = if gradients.wants(unembedding_name) {
-            let d_used = self.weight_gradient(&d_logits, hidden)?;
-            Some(match &rows {
-                Some(ids) => b.scatter_rows(&d_used, ids, self.config.vocab)?,
-                None => d_used,
-            })
-        } else {
-            None
+        let unembedding = self.weight(self.config.unembedding())?;
+        let used = match &rows {
+            Some(ids) => Some(b.weight_rows(&unembedding, ids, 0..self.config.hidden)?),
+            None => None,
         };
-        self.backward(&packed, activations, &d_hidden, d_unembedding, &mut gradients)?;
-        let mut found = Vec::with_capacity(slices.len());
-        for (gradient, slice) in gradients.found.into_iter().zip(slices) {
-            // A slice the pass never met has a zero gradient.
-            found.push(gradient.map_or_else(|| b.zeros(slice.rows.len(), slice.cols.len()), Ok)?);
+        let logits = match &used {
+            Some(used) => b.matmul(self.all(hidden), Operand { transposed: true, ..self.all(used) }, None)?,
+            None => self.unembed(hidden)?,
+        };
+        let (losses, d_logits) = b.cross_entropy(&logits, &targets)?;
+        drop(logits);
+        let d_hidden = match &used {
+            Some(used) => b.matmul(self.all(&d_logits), self.all(used), None)?,
+            None => b.product(&d_logits, &unembedding, false, None, None)?,
+        };
+        if let Some(place) = segments.of(self.config.unembedding()).next() {
+            let out = self.gradient_view(place, flat)?;
+            match &rows {
+                Some(ids) => {
+                    let d_used = b.zeros(b.shape(&d_logits).1, self.config.hidden)?;
+                    b.weight_gradient(self.all(&d_logits), self.all(hidden), &d_used)?;
+                    b.clear(&out)?;
+                    b.scatter_rows(&d_used, ids, &out)?;
+                }
+                None => b.weight_gradient(self.all(&d_logits), self.all(hidden), &out)?,
+            }
         }
-        Ok((losses, found))
+        drop(d_logits);
+        self.backward(&packed, activations, &d_hidden, &wanted)?;
+        Ok(losses)
     }
 
-    fn weight_gradient(&self, dy: &B::Tensor, x: &B::Tensor) -> Result<B::Tensor> {
-        self.backend.matmul(Operand { transposed: true, ..self.all(dy) }, self.all(x), None, None)
+    /// The gradient of a slice, as a matrix; of a vector, all of it.
+    fn gradient_view(&self, place: &Place, flat: &[B::Tensor]) -> Result<B::Tensor> {
+        let slice = &place.slice;
+        let cols = if slice.vector { self.backend.shape(&self.vector(&slice.name)?).1 } else { slice.cols.len() };
+        self.backend.view(&flat[place.segment], place.start, slice.rows.len(), cols)
     }
 
     fn backward(
@@ -122,93 +124,95 @@ impl<B: Backend> Engine<B> {
         batch: &Packed<B>,
         mut activations: Activations<B::Tensor>,
         d_hidden: &B::Tensor,
-        d_unembedding: Option<B::Tensor>,
-        gradients: &mut Gradients<B::Tensor>,
+        wanted: &Wanted<'_, B::Tensor>,
     ) -> Result<()> {
         let (b, c) = (&self.backend, &self.config);
-        if !c.tied {
-            self.whole_gradient("lm_head.weight", d_unembedding.clone(), gradients)?;
-        }
-        self.gain_gradient(FINAL_NORM, d_hidden, &activations.answer, &activations.r_final, gradients)?;
-        let d_answer =
-            b.rms_norm_backward(d_hidden, &activations.answer, self.weight(FINAL_NORM)?, &activations.r_final, false)?;
-        let mut dx = b.scatter_rows(&d_answer, &batch.answers, batch.rows)?;
-        for l in (gradients.floor.unwrap_or(0)..c.layers).rev() {
+        let (answer, r_final) = (&activations.answer, &activations.r_final);
+        self.gain_gradient(FINAL_NORM, d_hidden, answer, r_final, wanted)?;
+        let d_answer = b.rms_norm_backward(d_hidden, answer, &self.vector(FINAL_NORM)?, r_final, false)?;
+        let mut dx = b.zeros(batch.rows, c.hidden)?;
+        b.scatter_rows(&d_answer, &batch.answers, &dx)?;
+        for l in (wanted.floor.unwrap_or(0)..c.layers).rev() {
             // Dropped at the end of the turn: its buffers serve the layers below.
-            let Some(a) = activations.layers.pop() else { break };
+            let Some(kept) = activations.layers.pop() else { break };
+            let a = self.again(batch, l, &kept)?;
+            drop(kept);
             let name = |suffix: &str| layer_parameter(l, suffix);
-            let weight = |suffix: &str| self.weight(&name(suffix));
+            let (norm, norm2) = (name("input_layernorm.weight"), name("post_attention_layernorm.weight"));
+            let (gain, gain2) = (self.vector(&norm)?, self.vector(&norm2)?);
 
-            self.linear_gradients(&name("mlp.down_proj"), &dx, &a.gated, gradients)?;
-            let d_gated = b.matmul(self.all(&dx), self.all(weight("mlp.down_proj.weight")?), None, None)?;
+            self.linear_gradients(&name("mlp.down_proj"), &dx, || b.swiglu(&a.gate, &a.up), wanted)?;
+            let d_gated = self.linear_backward(&dx, &name("mlp.down_proj"), None)?;
             let (d_gate, d_up) = b.swiglu_backward(&d_gated, &a.gate, &a.up, GateRule::Tangent)?;
-            self.linear_gradients(&name("mlp.gate_proj"), &d_gate, &a.normed2, gradients)?;
-            self.linear_gradients(&name("mlp.up_proj"), &d_up, &a.normed2, gradients)?;
-            let d_normed2 = b.matmul(self.all(&d_gate), self.all(weight("mlp.gate_proj.weight")?), None, None)?;
-            let d_normed2 =
-                b.matmul(self.all(&d_up), self.all(weight("mlp.up_proj.weight")?), None, Some(&d_normed2))?;
-            self.gain_gradient(&name("post_attention_layernorm.weight"), &d_normed2, &a.middle, &a.r2, gradients)?;
-            let d_norm =
-                b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, false)?;
+            drop(d_gated);
+            let normed2 = || b.rms_scale(&a.middle, &gain2, &a.r2);
+            self.linear_gradients(&name("mlp.gate_proj"), &d_gate, normed2, wanted)?;
+            self.linear_gradients(&name("mlp.up_proj"), &d_up, normed2, wanted)?;
+            let d_normed2 = self.linear_backward(&d_gate, &name("mlp.gate_proj"), None)?;
+            let d_normed2 = self.linear_backward(&d_up, &name("mlp.up_proj"), Some(&d_normed2))?;
+            drop((d_gate, d_up));
+            self.gain_gradient(&norm2, &d_normed2, &a.middle, &a.r2, wanted)?;
+            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, false)?;
             dx = b.add(&dx, &d_norm)?;
 
-            self.linear_gradients(&name("self_attn.o_proj"), &dx, &a.z, gradients)?;
-            let dz = b.matmul(self.all(&dx), self.all(weight("self_attn.o_proj.weight")?), None, None)?;
+            self.linear_gradients(&name("self_attn.o_proj"), &dx, || Ok(a.z.clone()), wanted)?;
+            let dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
             let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, &batch.layout)?;
             let d_scores = b.attention_pattern_backward(&a.pattern, &dz, &a.v, c.head_dim, &batch.layout)?;
             let dq = b.attention_mix(&d_scores, &a.k, c.head_dim, &batch.layout)?;
             let dk = b.attention_mix_backward(&d_scores, &a.q, c.kv_heads, c.head_dim, &batch.layout)?;
             let dq = b.rotate(&dq, c.head_dim, &batch.layout, &self.rotary, true)?;
             let dk = b.rotate(&dk, c.head_dim, &batch.layout, &self.rotary, true)?;
+            let normed = || b.rms_scale(&a.x, &gain, &a.r1);
             for (projection, dy) in [("self_attn.q_proj", &dq), ("self_attn.k_proj", &dk), ("self_attn.v_proj", &dv)] {
-                self.linear_gradients(&name(projection), dy, &a.normed, gradients)?;
+                self.linear_gradients(&name(projection), dy, normed, wanted)?;
             }
-            let norm = name("input_layernorm.weight");
-            let lowest = gradients.floor == Some(l);
-            if lowest && !gradients.wants(&norm) {
+            let lowest = wanted.floor == Some(l);
+            if lowest && !wanted.has(&norm) {
                 return Ok(());
             }
-            let d_normed = b.matmul(self.all(&dq), self.all(weight("self_attn.q_proj.weight")?), None, None)?;
-            let d_normed =
-                b.matmul(self.all(&dk), self.all(weight("self_attn.k_proj.weight")?), None, Some(&d_normed))?;
-            let d_normed =
-                b.matmul(self.all(&dv), self.all(weight("self_attn.v_proj.weight")?), None, Some(&d_normed))?;
-            self.gain_gradient(&norm, &d_normed, &a.x, &a.r1, gradients)?;
+            let d_normed = self.linear_backward(&dq, &name("self_attn.q_proj"), None)?;
+            let d_normed = self.linear_backward(&dk, &name("self_attn.k_proj"), Some(&d_normed))?;
+            let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), Some(&d_normed))?;
+            self.gain_gradient(&norm, &d_normed, &a.x, &a.r1, wanted)?;
             if lowest {
                 return Ok(());
             }
-            let d_norm = b.rms_norm_backward(&d_normed, &a.x, self.weight(&norm)?, &a.r1, false)?;
+            let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, false)?;
             dx = b.add(&dx, &d_norm)?;
         }
-        if gradients.wants(EMBEDDING) {
-            let d_embedding = b.scatter_rows(&dx, &batch.tokens, c.vocab)?;
-            let d_embedding = match d_unembedding.filter(|_| c.tied) {
-                Some(d_unembedding) => b.add(&d_embedding, &d_unembedding)?,
-                None => d_embedding,
-            };
-            self.whole_gradient(EMBEDDING, Some(d_embedding), gradients)?;
+        if let Some(place) = wanted.segments.of(EMBEDDING).next() {
+            let out = self.gradient_view(place, wanted.flat)?;
+            if !c.tied {
+                b.clear(&out)?;
+            }
+            b.scatter_rows(&dx, &batch.tokens, &out)?;
         }
         Ok(())
     }
 
-    /// Gradients to the wanted windows of a linear map's weight and bias.
+    /// Gradients to the wanted windows of a linear map's weight and bias; `x` makes the map's input where it is needed.
     fn linear_gradients(
         &self,
         name: &str,
         dy: &B::Tensor,
-        x: &B::Tensor,
-        gradients: &mut Gradients<B::Tensor>,
+        x: impl FnOnce() -> Result<B::Tensor>,
+        wanted: &Wanted<'_, B::Tensor>,
     ) -> Result<()> {
         let b = &self.backend;
-        for i in gradients.wanted(&format!("{name}.weight")).collect::<Vec<_>>() {
-            let slice = &gradients.slices[i];
-            let dy = Operand { tensor: dy, start: slice.rows.start, columns: slice.rows.len(), transposed: true };
-            let x = Operand { tensor: x, start: slice.cols.start, columns: slice.cols.len(), transposed: false };
-            gradients.found[i] = Some(b.matmul(dy, x, None, None)?);
+        let mut weights = wanted.segments.of(&format!("{name}.weight")).peekable();
+        if weights.peek().is_some() {
+            let x = x()?;
+            for place in weights {
+                let (rows, cols) = (&place.slice.rows, &place.slice.cols);
+                let dy = Operand { tensor: dy, start: rows.start, columns: rows.len(), transposed: false };
+                let x = Operand { tensor: &x, start: cols.start, columns: cols.len(), transposed: false };
+                b.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
+            }
         }
-        for i in gradients.wanted(&format!("{name}.bias")).collect::<Vec<_>>() {
-            let cols = gradients.slices[i].cols.clone();
-            gradients.found[i] = Some(b.column_sum(dy, cols.start, cols.len())?);
+        for place in wanted.segments.of(&format!("{name}.bias")) {
+            let cols = &place.slice.cols;
+            b.column_sum(dy, cols.start, cols.len(), &self.gradient_view(place, wanted.flat)?)?;
         }
         Ok(())
     }
@@ -219,36 +223,18 @@ impl<B: Backend> Engine<B> {
         dy: &B::Tensor,
         x: &B::Tensor,
         r: &B::Tensor,
-        gradients: &mut Gradients<B::Tensor>,
+        wanted: &Wanted<'_, B::Tensor>,
     ) -> Result<()> {
-        let gradient = gradients.wants(name).then(|| self.backend.rms_norm_gain_gradient(dy, x, r)).transpose()?;
-        self.whole_gradient(name, gradient, gradients)
-    }
-
-    /// Hands a whole weight's gradient to the slices that want a window of it.
-    fn whole_gradient(
-        &self,
-        name: &str,
-        gradient: Option<B::Tensor>,
-        gradients: &mut Gradients<B::Tensor>,
-    ) -> Result<()> {
-        let Some(gradient) = gradient else { return Ok(()) };
-        let shape = self.backend.shape(&gradient);
-        for i in gradients.wanted(name).collect::<Vec<_>>() {
-            let s = &gradients.slices[i];
-            let whole = (s.rows.len(), s.cols.len()) == shape;
-            gradients.found[i] = Some(match whole {
-                true => gradient.clone(),
-                false => self.backend.copy_window(&gradient, s.rows.start, s.cols.start, s.rows.len(), s.cols.len())?,
-            });
+        match wanted.segments.of(name).next() {
+            Some(place) => self.backend.rms_norm_gain_gradient(dy, x, r, &self.gradient_view(place, wanted.flat)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
 /// The lowest layer whose weights are wanted; `None` when the embedding is. Above all layers when only the final
 /// norm or the unembedding is.
-fn floor(slices: &[ParameterSlice], layers: usize) -> Option<usize> {
+fn floor(segments: &Segments, layers: usize) -> Option<usize> {
     let layer = |s: &ParameterSlice| -> Option<usize> {
         match s.name.strip_prefix("model.layers.") {
             Some(rest) => rest.split('.').next().and_then(|n| n.parse().ok()),
@@ -257,8 +243,8 @@ fn floor(slices: &[ParameterSlice], layers: usize) -> Option<usize> {
         }
     };
     let mut lowest = layers;
-    for slice in slices {
-        lowest = lowest.min(layer(slice)?);
+    for place in &segments.places {
+        lowest = lowest.min(layer(&place.slice)?);
     }
     Some(lowest)
 }

@@ -2,7 +2,7 @@
 
 use super::relevance::{HeadMeans, HeadSet};
 use super::{Backend, Batch, Engine, Operand, PackedIds, Result};
-use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig};
+use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig, layer_parameter};
 
 /// A batch on the device.
 pub(super) struct Packed<B: Backend> {
@@ -10,14 +10,15 @@ pub(super) struct Packed<B: Backend> {
     pub tokens: B::Ids,
     pub answers: B::Ids,
     pub rows: usize,
+    pub pattern_entries: usize,
 }
 
-/// What one layer computed; the names are METHOD.md §0's.
+/// What one layer computed; the names are METHOD.md §0's. What is cheap to compute again is not kept.
+#[derive(Clone)]
 pub(super) struct Layer<T> {
     /// Residual entering the layer, `[N, D]`.
     pub x: T,
     pub r1: T,
-    pub normed: T,
     pub q: T,
     pub k: T,
     pub v: T,
@@ -27,15 +28,20 @@ pub(super) struct Layer<T> {
     /// Residual after attention.
     pub middle: T,
     pub r2: T,
-    pub normed2: T,
     pub gate: T,
     pub up: T,
-    pub gated: T,
+}
+
+/// What is kept of a layer for the way back.
+pub(super) enum Kept<T> {
+    All(Layer<T>),
+    /// The residual entering it: the rest is computed again.
+    Input(T),
 }
 
 /// Everything a backward pass needs. `layers` is empty where nothing was to be kept.
 pub(super) struct Activations<T> {
-    pub layers: Vec<Layer<T>>,
+    pub layers: Vec<Kept<T>>,
     /// The last residual at the answer positions, `[B, D]`.
     pub answer: T,
     pub r_final: T,
@@ -68,19 +74,30 @@ impl<B: Backend> Engine<B> {
             answers: self.backend.ids(PackedIds::new(batch.layout.answers()))?,
             tokens: self.backend.ids(PackedIds::new(batch.tokens.clone()))?,
             rows: batch.tokens.len(),
+            pattern_entries: batch.layout.pattern_entries(),
             layout: self.backend.layout(batch.layout.clone())?,
         })
     }
 
-    /// `x · Wᵀ (+ b) (+ residual)`.
-    pub(super) fn linear(
+    /// `x · Wᵀ (+ b) (+ residual)` of the linear map `name`.
+    pub(super) fn linear(&self, x: &B::Tensor, name: &str, residual: Option<&B::Tensor>) -> Result<B::Tensor> {
+        let bias = self.optional_vector(&format!("{name}.bias"));
+        self.backend.product(x, &self.weight(&format!("{name}.weight"))?, true, bias.as_ref(), residual)
+    }
+
+    /// `dy · W (+ residual)`: the linear map's backward to its input.
+    pub(super) fn linear_backward(
         &self,
-        x: &B::Tensor,
-        weight: &B::Tensor,
-        bias: Option<&B::Tensor>,
+        dy: &B::Tensor,
+        name: &str,
         residual: Option<&B::Tensor>,
     ) -> Result<B::Tensor> {
-        self.backend.matmul(self.all(x), Operand { transposed: true, ..self.all(weight) }, bias, residual)
+        self.backend.product(dy, &self.weight(&format!("{name}.weight"))?, false, None, residual)
+    }
+
+    /// Logits of the whole vocabulary.
+    pub(super) fn unembed(&self, hidden: &B::Tensor) -> Result<B::Tensor> {
+        self.backend.product(hidden, &self.weight(self.config.unembedding())?, true, None, None)
     }
 
     /// A whole tensor as one side of a product.
@@ -88,7 +105,53 @@ impl<B: Backend> Engine<B> {
         Operand { tensor, start: 0, columns: self.backend.shape(tensor).1, transposed: false }
     }
 
-    /// The forward pass. `observe` sees each layer as soon as it is computed; with `keep` all of them are returned.
+    /// All of layer `l` but the way out of its MLP.
+    fn layer(
+        &self,
+        batch: &Packed<B>,
+        l: usize,
+        x: B::Tensor,
+        ablation: Option<(&Ablation<B::Tensor>, &B::Ids)>,
+    ) -> Result<Layer<B::Tensor>> {
+        let (b, c) = (&self.backend, &self.config);
+        let name = |suffix: &str| layer_parameter(l, suffix);
+        let (normed, r1) = b.rms_norm(&x, &self.vector(&name("input_layernorm.weight"))?, c.rms_eps)?;
+        let q = self.linear(&normed, &name("self_attn.q_proj"), None)?;
+        let k = self.linear(&normed, &name("self_attn.k_proj"), None)?;
+        let v = self.linear(&normed, &name("self_attn.v_proj"), None)?;
+        let q = b.rotate(&q, c.head_dim, &batch.layout, &self.rotary, false)?;
+        let k = b.rotate(&k, c.head_dim, &batch.layout, &self.rotary, false)?;
+        let pattern = b.attention_pattern(&q, &k, c.head_dim, &batch.layout)?;
+        let mut z = b.attention_mix(&pattern, &v, c.head_dim, &batch.layout)?;
+        if let Some((ablation, slots)) = ablation
+            && let Some(flags) = ablation.remove.flags(l, c.heads)
+        {
+            let flags = b.upload(&flags, 1, c.heads)?;
+            z = b.replace_heads(&z, &ablation.means.layers[l], slots, &flags, c.head_dim)?;
+        }
+        let middle = self.linear(&z, &name("self_attn.o_proj"), Some(&x))?;
+        let (normed2, r2) = b.rms_norm(&middle, &self.vector(&name("post_attention_layernorm.weight"))?, c.rms_eps)?;
+        let gate = self.linear(&normed2, &name("mlp.gate_proj"), None)?;
+        let up = self.linear(&normed2, &name("mlp.up_proj"), None)?;
+        Ok(Layer { x, r1, q, k, v, pattern, z, middle, r2, gate, up })
+    }
+
+    /// A layer kept on the way up, computed again where only its input was kept.
+    pub(super) fn again(&self, batch: &Packed<B>, l: usize, kept: &Kept<B::Tensor>) -> Result<Layer<B::Tensor>> {
+        match kept {
+            Kept::All(layer) => Ok(layer.clone()),
+            Kept::Input(x) => self.layer(batch, l, x.clone(), None),
+        }
+    }
+
+    /// The residual leaving a layer.
+    pub(super) fn leave(&self, l: usize, layer: &Layer<B::Tensor>) -> Result<B::Tensor> {
+        let gated = self.backend.swiglu(&layer.gate, &layer.up)?;
+        self.linear(&gated, &layer_parameter(l, "mlp.down_proj"), Some(&layer.middle))
+    }
+
+    /// The forward pass. `observe` sees each layer as soon as it is computed; with `keep` layers are returned for the way
+    /// back, the highest ones whole as far as [`Engine::activation_bytes`] goes.
     pub(super) fn forward(
         &self,
         batch: &Packed<B>,
@@ -98,48 +161,36 @@ impl<B: Backend> Engine<B> {
     ) -> Result<Activations<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
         let slots = ablation.map(|a| b.ids(PackedIds::new(a.slots.to_vec()))).transpose()?;
-        let mut x = b.gather_rows(self.weight(EMBEDDING)?, &batch.tokens)?;
+        let ablation = ablation.zip(slots.as_ref());
+        let whole = self.activation_bytes.get() / self.layer_bytes(batch).max(1);
+        let mut x = b.weight_rows(&self.weight(EMBEDDING)?, &batch.tokens, 0..c.hidden)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
-            let weight = |suffix: &str| self.weight(&crate::model::layer_parameter(l, suffix));
-            let bias = |suffix: &str| self.layer_weight(l, suffix);
-            let (normed, r1) = b.rms_norm(&x, weight("input_layernorm.weight")?, c.rms_eps)?;
-            let q = self.linear(&normed, weight("self_attn.q_proj.weight")?, bias("self_attn.q_proj.bias"), None)?;
-            let k = self.linear(&normed, weight("self_attn.k_proj.weight")?, bias("self_attn.k_proj.bias"), None)?;
-            let v = self.linear(&normed, weight("self_attn.v_proj.weight")?, bias("self_attn.v_proj.bias"), None)?;
-            let q = b.rotate(&q, c.head_dim, &batch.layout, &self.rotary, false)?;
-            let k = b.rotate(&k, c.head_dim, &batch.layout, &self.rotary, false)?;
-            let pattern = b.attention_pattern(&q, &k, c.head_dim, &batch.layout)?;
-            let mut z = b.attention_mix(&pattern, &v, c.head_dim, &batch.layout)?;
-            if let (Some(ablation), Some(slots)) = (ablation, &slots)
-                && let Some(flags) = ablation.remove.flags(l, c.heads)
-            {
-                let flags = b.upload(&flags, 1, c.heads)?;
-                z = b.replace_heads(&z, &ablation.means.layers[l], slots, &flags, c.head_dim)?;
-            }
-            let middle = self.linear(&z, weight("self_attn.o_proj.weight")?, None, Some(&x))?;
-            let (normed2, r2) = b.rms_norm(&middle, weight("post_attention_layernorm.weight")?, c.rms_eps)?;
-            let gate = self.linear(&normed2, weight("mlp.gate_proj.weight")?, None, None)?;
-            let up = self.linear(&normed2, weight("mlp.up_proj.weight")?, None, None)?;
-            let gated = b.swiglu(&gate, &up)?;
-            let next = self.linear(&gated, weight("mlp.down_proj.weight")?, None, Some(&middle))?;
-            let layer = Layer { x, r1, normed, q, k, v, pattern, z, middle, r2, normed2, gate, up, gated };
+            let layer = self.layer(batch, l, x, ablation)?;
             observe(l, &layer)?;
+            x = self.leave(l, &layer)?;
             if keep {
-                layers.push(layer);
+                let all = ((c.layers - l) as u64) <= whole;
+                layers.push(if all { Kept::All(layer) } else { Kept::Input(layer.x) });
             }
-            x = next;
         }
         let answer = b.gather_rows(&x, &batch.answers)?;
-        let (hidden, r_final) = b.rms_norm(&answer, self.weight(FINAL_NORM)?, c.rms_eps)?;
+        let (hidden, r_final) = b.rms_norm(&answer, &self.vector(FINAL_NORM)?, c.rms_eps)?;
         Ok(Activations { layers, answer, r_final, hidden })
+    }
+
+    /// Bytes of a [`Layer`] of this batch.
+    fn layer_bytes(&self, batch: &Packed<B>) -> u64 {
+        let c = &self.config;
+        let a_token = 2 * (c.hidden + c.heads_width() + c.kv_width() + c.intermediate) + 2;
+        4 * (batch.rows * a_token + c.heads * batch.pattern_entries) as u64
     }
 
     /// Logits of the verbalizer tokens, `[B, C]`.
     fn label_logits(&self, hidden: &B::Tensor, verbalizer: &[u32]) -> Result<B::Tensor> {
         let ids = self.backend.ids(PackedIds::new(verbalizer.to_vec()))?;
-        let rows = self.backend.gather_rows(self.weight(self.config.unembedding())?, &ids)?;
-        self.linear(hidden, &rows, None, None)
+        let rows = self.backend.weight_rows(&self.weight(self.config.unembedding())?, &ids, 0..self.config.hidden)?;
+        self.backend.matmul(self.all(hidden), Operand { transposed: true, ..self.all(&rows) }, None)
     }
 
     /// The logits of the labels, `[B][C]`, with some heads replaced by their means.
@@ -177,7 +228,7 @@ impl<B: Backend> Engine<B> {
             wanted.push(activations.answer);
         }
         wanted.push(self.label_logits(&activations.hidden, verbalizer)?);
-        let logits = self.linear(&activations.hidden, self.weight(self.config.unembedding())?, None, None)?;
+        let logits = self.unembed(&activations.hidden)?;
         let targets = b.ids(PackedIds::new(batch.labels.iter().map(|&y| verbalizer[y]).collect()))?;
         wanted.push(b.cross_entropy(&logits, &targets)?.0);
         let mut residuals = b.read(&wanted.iter().collect::<Vec<_>>()).await?;
@@ -193,7 +244,7 @@ impl<B: Backend> Engine<B> {
     pub async fn vocabulary_logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let packed = self.pack(batch)?;
         let hidden = self.forward(&packed, None, false, |_, _| Ok(()))?.hidden;
-        let logits = self.linear(&hidden, self.weight(self.config.unembedding())?, None, None)?;
+        let logits = self.unembed(&hidden)?;
         Ok(self.backend.read(&[&logits]).await?.swap_remove(0))
     }
 }

@@ -11,22 +11,22 @@ pub mod cpu;
 mod forward;
 pub mod gpu;
 mod optimiser;
-mod parameters;
 mod relevance;
 mod rules;
+mod weights;
 
-pub use backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+pub use backend::{ALIGNMENT, Backend, GateRule, Operand, PackedIds, PackedLayout};
 pub use backward::{LossOver, Objective};
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
-pub use optimiser::{AdamW, Moments};
-pub use parameters::{ParameterSlice, Snapshot};
+pub use optimiser::{AdamW, Training};
 pub use relevance::{Head, HeadMeans, HeadSet, NO_SLOT, PoolBatch, Target, TargetDirection};
-
 pub use rules::{ActivationRule, BiasRule, Method, Rules, Score, Trace};
+pub use weights::{ParameterSlice, Place, Segments, Snapshot, Weight};
 
 use crate::model::{Checkpoint, ModelConfig, ModelError};
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use weights::{Frozen, Tuned};
 
 /// Why a computation could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -69,36 +69,23 @@ pub type Result<T> = std::result::Result<T, EngineError>;
 pub struct Engine<B: Backend> {
     pub backend: B,
     pub config: ModelConfig,
-    weights: HashMap<String, B::Tensor>,
+    frozen: Frozen<B>,
+    tuned: RefCell<Tuned<B>>,
     /// Cosines and sines of the rotary angles, each `[positions, d/2]`.
     rotary: (B::Tensor, B::Tensor),
+    /// Bytes that layers kept for a backward pass may take; those beyond are computed again.
+    pub activation_bytes: Cell<u64>,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Moves a checkpoint's weights to the backend, one tensor at a time. `progress` gets (weights done, weights in all).
+    /// Moves a checkpoint's weights to the backend, piece by piece. `progress` gets (weights done, weights in all).
     ///
     /// # Errors
     /// A damaged checkpoint, or a tensor that the device cannot hold.
-    pub fn load(backend: B, checkpoint: &mut Checkpoint, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
+    pub fn load(backend: B, checkpoint: &mut Checkpoint, progress: impl FnMut(usize, usize)) -> Result<Self> {
+        let frozen = Frozen::load(&backend, checkpoint, progress)?;
         let config = checkpoint.config.clone();
-        let parameters = config.parameters();
-        let mut weights = HashMap::with_capacity(parameters.len());
-        for (done, parameter) in parameters.iter().enumerate() {
-            progress(done, parameters.len());
-            let data = checkpoint.read(parameter)?;
-            weights.insert(parameter.name.clone(), backend.upload(&data, parameter.rows, parameter.cols)?);
-        }
-        progress(parameters.len(), parameters.len());
         let rotary = forward::rotary_tables(&backend, &config)?;
-        Ok(Self { backend, config, weights, rotary })
-    }
-
-    fn weight(&self, name: &str) -> Result<&B::Tensor> {
-        self.weights.get(name).ok_or_else(|| EngineError::UnknownParameter(name.into()))
-    }
-
-    /// A weight of layer `l`; `None` where the family has none (biases).
-    fn layer_weight(&self, l: usize, suffix: &str) -> Option<&B::Tensor> {
-        self.weights.get(&crate::model::layer_parameter(l, suffix))
+        Ok(Self { backend, config, frozen, tuned: RefCell::default(), rotary, activation_bytes: Cell::new(u64::MAX) })
     }
 }

@@ -1,5 +1,7 @@
-//! Masked AdamW (METHOD.md §7): only the slices exist, so frozen weights, their moments and their decay cannot move.
+//! Masked AdamW (METHOD.md §7): only the slices have masters, so frozen weights, their moments and their decay cannot
+//! move.
 
+use super::weights::Segments;
 use super::{Backend, Batch, Engine, Objective, ParameterSlice, Result};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -24,7 +26,7 @@ impl Default for AdamW {
     }
 }
 
-/// The numbers of one update of one slice.
+/// The numbers of one update.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     pub learning_rate: f32,
@@ -38,24 +40,27 @@ pub struct Step {
     pub correction2: f32,
 }
 
-/// First and second moments of the trained slices, and the number of steps taken.
-pub struct Moments<T> {
-    slices: Vec<ParameterSlice>,
-    state: Vec<(T, T)>,
+/// A training: masters of the trained slices, their moments, and the number of steps taken.
+pub struct Training<T> {
+    pub segments: Segments,
+    /// One tensor of each kind for each segment.
+    masters: Vec<T>,
+    pub gradients: Vec<T>,
+    moments: Vec<(T, T)>,
     steps: i32,
 }
 
 impl<B: Backend> Engine<B> {
-    /// Zero moments for `slices`.
+    /// Begins to train `slices`: their masters lie over the weights from now on, until an earlier state is restored.
     ///
     /// # Errors
-    /// A device failure.
-    pub fn moments(&self, slices: Vec<ParameterSlice>) -> Result<Moments<B::Tensor>> {
-        let zeros = |s: &ParameterSlice| {
-            Ok((self.backend.zeros(s.rows.len(), s.cols.len())?, self.backend.zeros(s.rows.len(), s.cols.len())?))
-        };
-        let state = slices.iter().map(zeros).collect::<Result<_>>()?;
-        Ok(Moments { slices, state, steps: 0 })
+    /// An unknown parameter or a device failure.
+    pub fn train(&self, slices: &[ParameterSlice]) -> Result<Training<B::Tensor>> {
+        let segments = self.segments(slices)?;
+        let zeros = || segments.sizes.iter().map(|(size, _)| self.backend.zeros(1, *size)).collect::<Result<Vec<_>>>();
+        let (gradients, m, v) = (zeros()?, zeros()?, zeros()?);
+        let masters = self.lay_masters(&segments)?;
+        Ok(Training { segments, masters, gradients, moments: m.into_iter().zip(v).collect(), steps: 0 })
     }
 
     /// One masked AdamW step. Returns the losses before it, still on the device: nothing waits.
@@ -68,32 +73,24 @@ impl<B: Backend> Engine<B> {
         objective: Objective<'_>,
         optimiser: &AdamW,
         learning_rate: f64,
-        moments: &mut Moments<B::Tensor>,
+        training: &mut Training<B::Tensor>,
     ) -> Result<B::Tensor> {
-        let (losses, gradients) = self.gradients(batch, objective, &moments.slices)?;
-        let norm_squared = self.backend.sum_of_squares(&gradients)?;
-        moments.steps += 1;
-        for ((slice, (m, v)), gradient) in moments.slices.iter().zip(&moments.state).zip(&gradients) {
-            let step = Step {
-                learning_rate: learning_rate as f32,
-                beta1: optimiser.beta1 as f32,
-                beta2: optimiser.beta2 as f32,
-                eps: optimiser.eps as f32,
-                weight_decay: if slice.vector { 0.0 } else { optimiser.weight_decay as f32 },
-                clip: optimiser.clip as f32,
-                correction1: (1.0 - optimiser.beta1.powi(moments.steps)) as f32,
-                correction2: (1.0 - optimiser.beta2.powi(moments.steps)) as f32,
-            };
-            self.backend.adamw(
-                self.weight(&slice.name)?,
-                slice.rows.start,
-                slice.cols.start,
-                gradient,
-                m,
-                v,
-                &norm_squared,
-                &step,
-            )?;
+        let losses = self.gradients(batch, objective, &training.segments, &training.gradients)?;
+        let norm_squared = self.backend.sum_of_squares(&training.gradients)?;
+        training.steps += 1;
+        let step = Step {
+            learning_rate: learning_rate as f32,
+            beta1: optimiser.beta1 as f32,
+            beta2: optimiser.beta2 as f32,
+            eps: optimiser.eps as f32,
+            weight_decay: optimiser.weight_decay as f32,
+            clip: optimiser.clip as f32,
+            correction1: (1.0 - optimiser.beta1.powi(training.steps)) as f32,
+            correction2: (1.0 - optimiser.beta2.powi(training.steps)) as f32,
+        };
+        let each = training.masters.iter().zip(&training.gradients).zip(&training.moments);
+        for (((master, gradient), (m, v)), (_, decayed)) in each.zip(&training.segments.sizes) {
+            self.backend.adamw(master, gradient, m, v, &norm_squared, *decayed, &step)?;
         }
         self.backend.submit();
         Ok(losses)

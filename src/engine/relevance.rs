@@ -1,6 +1,6 @@
 //! Head-output means and the `linear` relevance of all heads by one reverse pass (METHOD.md §§3, 4, 9).
 
-use super::forward::{Activations, Layer, Packed};
+use super::forward::{Activations, Kept, Layer, Packed};
 use super::{Backend, Batch, Engine, GateRule, PackedIds, Result};
 use crate::model::{FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ impl<B: Backend> Engine<B> {
         let packed = self.pack(batch)?;
         let weights = b.upload(weights, means.slots, packed.rows)?;
         self.forward(&packed, None, false, |l, layer| {
-            means.layers[l] = b.matmul(self.all(&weights), self.all(&layer.z), None, Some(&means.layers[l]))?;
+            means.layers[l] = b.matmul(self.all(&weights), self.all(&layer.z), Some(&means.layers[l]))?;
             Ok(())
         })?;
         b.submit();
@@ -160,7 +160,7 @@ impl<B: Backend> Engine<B> {
         let (start, seeds) = match target {
             Target::Output => {
                 let v_final = self.task_gradient(pool, &activations)?;
-                (b.scatter_rows(&v_final, &packed.answers, packed.rows)?, vec![None; c.layers])
+                (self.at_answers(&packed, &v_final)?, vec![None; c.layers])
             }
             Target::Heads(heads, direction) => (
                 b.zeros(packed.rows, c.hidden)?,
@@ -170,7 +170,7 @@ impl<B: Backend> Engine<B> {
         let mut products = Vec::new();
         self.reverse_layers(&packed, &activations.layers, start, rule, |l, layer, dz| {
             products.push(b.head_products(&layer.z, &means.layers[l], &slots, dz, c.head_dim)?);
-            seeds[l].as_ref().map(|seed| b.scatter_rows(seed, &packed.answers, packed.rows)).transpose()
+            seeds[l].as_ref().map(|seed| self.at_answers(&packed, seed)).transpose()
         })?;
         products.reverse();
         Ok(products)
@@ -193,7 +193,7 @@ impl<B: Backend> Engine<B> {
         let v_final = self.task_gradient(pool, activations)?;
         let mut adjoints = vec![None; c.layers];
         if direction == TargetDirection::Adjoint {
-            let start = b.scatter_rows(&v_final, &packed.answers, packed.rows)?;
+            let start = self.at_answers(packed, &v_final)?;
             self.reverse_layers(packed, &activations.layers, start, rule, |l, _, dz| {
                 adjoints[l] = Some(b.gather_rows(dz, &packed.answers)?);
                 Ok(None)
@@ -209,16 +209,12 @@ impl<B: Backend> Engine<B> {
             let vector = match (direction, adjoint) {
                 (TargetDirection::Adjoint, Some(adjoint)) => adjoint,
                 (TargetDirection::Dot, _) => {
-                    let z = b.gather_rows(&activations.layers[l].z, &packed.answers)?;
+                    let layer = self.again(packed, l, &activations.layers[l])?;
+                    let z = b.gather_rows(&layer.z, &packed.answers)?;
                     let mean = b.gather_rows(&means.layers[l], &answer_slots)?;
                     b.add(&z, &b.scale_columns(&mean, &b.upload(&vec![-1.0; c.heads_width()], 1, c.heads_width())?)?)?
                 }
-                _ => b.matmul(
-                    self.all(&v_final),
-                    self.all(self.weight(&layer_parameter(l, "self_attn.o_proj.weight"))?),
-                    None,
-                    None,
-                )?,
+                _ => self.linear_backward(&v_final, &layer_parameter(l, "self_attn.o_proj"), None)?,
             };
             let wide: Vec<f32> = flags.iter().flat_map(|f| std::iter::repeat_n(*f, c.head_dim)).collect();
             vectors.push(Some(b.scale_columns(&vector, &b.upload(&wide, 1, c.heads_width())?)?));
@@ -234,14 +230,21 @@ impl<B: Backend> Engine<B> {
     ) -> Result<B::Tensor> {
         let b = &self.backend;
         let labels = pool.verbalizer.len();
-        let rows =
-            b.gather_rows(self.weight(self.config.unembedding())?, &b.ids(PackedIds::new(pool.verbalizer.to_vec()))?)?;
+        let ids = b.ids(PackedIds::new(pool.verbalizer.to_vec()))?;
+        let rows = b.weight_rows(&self.weight(self.config.unembedding())?, &ids, 0..self.config.hidden)?;
         let others = -1.0 / (labels - 1) as f32;
         let share = |gold: usize| (0..labels).map(move |y| if y == gold { 1.0 } else { others });
         let shares: Vec<f32> = pool.batch.labels.iter().flat_map(|&gold| share(gold)).collect();
         let shares = b.upload(&shares, pool.batch.labels.len(), labels)?;
-        let v_task = b.matmul(self.all(&shares), self.all(&rows), None, None)?;
-        b.rms_norm_backward(&v_task, &activations.answer, self.weight(FINAL_NORM)?, &activations.r_final, true)
+        let v_task = b.matmul(self.all(&shares), self.all(&rows), None)?;
+        b.rms_norm_backward(&v_task, &activations.answer, &self.vector(FINAL_NORM)?, &activations.r_final, true)
+    }
+
+    /// `[N, cols]`, zero but for the answer positions.
+    fn at_answers(&self, batch: &Packed<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let out = self.backend.zeros(batch.rows, self.backend.shape(x).1)?;
+        self.backend.scatter_rows(x, &batch.answers, &out)?;
+        Ok(out)
     }
 
     /// Walks the layers from the top with the gradient `dx` of the residual leaving them. `at_heads` gets each layer's
@@ -249,34 +252,34 @@ impl<B: Backend> Engine<B> {
     fn reverse_layers(
         &self,
         batch: &Packed<B>,
-        layers: &[Layer<B::Tensor>],
+        layers: &[Kept<B::Tensor>],
         mut dx: B::Tensor,
         rule: GateRule,
         mut at_heads: impl FnMut(usize, &Layer<B::Tensor>, &B::Tensor) -> Result<Option<B::Tensor>>,
     ) -> Result<()> {
         let (b, c) = (&self.backend, &self.config);
-        for (l, a) in layers.iter().enumerate().rev() {
-            let weight = |suffix: &str| self.weight(&layer_parameter(l, suffix));
-            let product = |dy: &B::Tensor, suffix: &str, residual: Option<&B::Tensor>| {
-                b.matmul(self.all(dy), self.all(weight(suffix)?), None, residual)
-            };
-            let d_gated = product(&dx, "mlp.down_proj.weight", None)?;
+        for (l, kept) in layers.iter().enumerate().rev() {
+            let a = self.again(batch, l, kept)?;
+            let name = |suffix: &str| layer_parameter(l, suffix);
+            let d_gated = self.linear_backward(&dx, &name("mlp.down_proj"), None)?;
             let (d_gate, d_up) = b.swiglu_backward(&d_gated, &a.gate, &a.up, rule)?;
-            let d_normed2 = product(&d_gate, "mlp.gate_proj.weight", None)?;
-            let d_normed2 = product(&d_up, "mlp.up_proj.weight", Some(&d_normed2))?;
-            let d_norm =
-                b.rms_norm_backward(&d_normed2, &a.middle, weight("post_attention_layernorm.weight")?, &a.r2, true)?;
+            drop(d_gated);
+            let d_normed2 = self.linear_backward(&d_gate, &name("mlp.gate_proj"), None)?;
+            let d_normed2 = self.linear_backward(&d_up, &name("mlp.up_proj"), Some(&d_normed2))?;
+            let gain2 = self.vector(&name("post_attention_layernorm.weight"))?;
+            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, true)?;
             dx = b.add(&dx, &d_norm)?;
-            let mut dz = product(&dx, "self_attn.o_proj.weight", None)?;
-            if let Some(seed) = at_heads(l, a, &dz)? {
+            let mut dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
+            if let Some(seed) = at_heads(l, &a, &dz)? {
                 dz = b.add(&dz, &seed)?;
             }
             if l == 0 {
                 return Ok(());
             }
             let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, &batch.layout)?;
-            let d_normed = product(&dv, "self_attn.v_proj.weight", None)?;
-            let d_norm = b.rms_norm_backward(&d_normed, &a.x, weight("input_layernorm.weight")?, &a.r1, true)?;
+            let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), None)?;
+            let gain = self.vector(&name("input_layernorm.weight"))?;
+            let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, true)?;
             dx = b.add(&dx, &d_norm)?;
         }
         Ok(())

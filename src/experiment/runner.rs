@@ -365,7 +365,7 @@ pub async fn run<B: Backend>(
             ArmKind::Full => (full_slices(&engine.config), &recipe.full),
             _ => (head_slices(&engine.config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked),
         };
-        let checkpoint = engine.snapshot(&slices)?;
+        let checkpoint = engine.snapshot();
         let outcome = async {
             let losses =
                 train(engine, &sets.target_train.prompts, verbalizer, slices.clone(), settings, arm.seed, &meter)
@@ -374,7 +374,7 @@ pub async fn run<B: Backend>(
         }
         .await;
         // Also after a cancelled arm: the engine stays on the competent checkpoint.
-        engine.restore(&checkpoint)?;
+        engine.restore(&checkpoint);
         let (losses, (source, target)) = outcome?;
         let groups: BTreeSet<(usize, usize)> =
             arm.heads.iter().map(|h| (h.layer, h.head / engine.config.group())).collect();

@@ -208,13 +208,14 @@ impl<B: Backend> Run<'_, B> {
     async fn gradients(&mut self) -> Result<(), VerifyError> {
         let batch = self.batch(&self.everything())?;
         let slices = full_slices(&self.engine.config);
+        let segments = self.engine.segments(&slices)?;
         for (prefix, over) in [("grad.", LossOver::Vocab), ("grad_labels.", LossOver::Labels)] {
-            let (losses, gradients) = self.engine.gradients(
-                &batch,
-                Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over },
-                &slices,
-            )?;
-            let losses = self.engine.backend.read(&[&losses]).await?.swap_remove(0);
+            let objective = Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over };
+            let b = &self.engine.backend;
+            let flat = segments.sizes.iter().map(|(size, _)| b.zeros(1, *size)).collect::<Result<Vec<_>, _>>()?;
+            let losses = self.engine.gradients(&batch, objective, &segments, &flat)?;
+            let losses = b.read(&[&losses]).await?.swap_remove(0);
+            let gradients = b.read(&flat.iter().collect::<Vec<_>>()).await?;
             let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
             if let Some(expected) = &self.golden.expected {
                 let (name, value) = if over == LossOver::Vocab {
@@ -224,13 +225,13 @@ impl<B: Backend> Run<'_, B> {
                 };
                 self.compare(name, &[mean], &[value]);
             }
-            for (slice, gradient) in slices.iter().zip(&gradients) {
-                let name = format!("{prefix}{}", slice.name);
+            for place in &segments.places {
+                let name = format!("{prefix}{}", place.slice.name);
                 let Some((_, expected)) = self.golden.tensors.get(&name) else { continue };
-                let found = self.engine.backend.read(&[gradient]).await?.swap_remove(0);
+                let found = &gradients[place.segment][place.start..place.start + place.slice.len()];
                 // Key biases have a mathematically zero gradient: only rounding is left to compare.
                 let absolute = name.ends_with("k_proj.bias").then_some(1e-6);
-                self.compare_within(&name, &widen(&found), expected, absolute);
+                self.compare_within(&name, &widen(found), expected, absolute);
             }
         }
         Ok(())
@@ -520,13 +521,12 @@ impl<B: Backend> Run<'_, B> {
     async fn training(&mut self, expected: &Expected) -> Result<(), VerifyError> {
         let (engine, golden) = (self.engine, self.golden);
         let slices = full_slices(&engine.config);
-        let original = engine.snapshot(&slices)?;
+        let original = engine.snapshot();
         let before = self.parameters(&slices).await?;
         let whole = self.batch(&self.everything())?;
         let start = engine.answers(&whole, &golden.pool.verbalizer, true).await?;
 
         let masked = head_slices(&engine.config, &head_set(&expected.train.circuit), KvRule::Any, NormRule::All);
-        let own = engine.snapshot(&masked)?;
         let (losses, after) = self.train(masked.clone(), &expected.train).await?;
         self.compare("train.losses", &losses, &expected.train.losses);
         self.compare("train.loss_after", &[after], &[expected.train.loss_after]);
@@ -559,14 +559,14 @@ impl<B: Backend> Run<'_, B> {
         let wanted: Vec<f64> = expected.cka_per_layer.iter().map(|x| x.unwrap_or(f64::NAN)).collect();
         self.compare("cka_per_layer", &cka, &wanted);
 
-        // Each arm saves and restores just what it trains.
-        engine.restore(&own)?;
+        // Each arm trains masters of its own over the same weights.
+        engine.restore(&original);
         let restored = self.parameters(&slices).await?;
         self.exact("restored weights bit-identical", restored == before, || "a snapshot put back other values".into());
         let (losses, after) = self.train(slices.clone(), &expected.train).await?;
         self.compare("train_full.losses", &losses, &expected.train_full.losses);
         self.compare("train_full.loss_after", &[after], &[expected.train_full.loss_after]);
-        engine.restore(&original)?;
+        engine.restore(&original);
         Ok(())
     }
 
@@ -581,7 +581,7 @@ impl<B: Backend> Run<'_, B> {
     async fn train(&self, slices: Vec<ParameterSlice>, how: &Train) -> Result<(Vec<f64>, f64), VerifyError> {
         let o = &how.optimizer;
         let optimiser = AdamW { beta1: o.b1, beta2: o.b2, eps: o.eps, weight_decay: o.wd, clip: o.clip };
-        let mut moments = self.engine.moments(slices)?;
+        let mut training = self.engine.train(&slices)?;
         let mut losses = Vec::new();
         let mean = |losses: Vec<f32>| losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
         for members in &how.batches {
@@ -591,7 +591,7 @@ impl<B: Backend> Run<'_, B> {
                 Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over: LossOver::Vocab },
                 &optimiser,
                 o.lr,
-                &mut moments,
+                &mut training,
             )?;
             losses.push(mean(self.engine.backend.read(&[&loss]).await?.swap_remove(0)));
         }

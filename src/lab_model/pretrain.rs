@@ -171,7 +171,7 @@ async fn train<B: Backend>(
     report: &mut impl FnMut(Step),
 ) -> Result<(), LabModelError> {
     let optimiser = AdamW { beta2: 0.98, weight_decay: 0.1, ..AdamW::default() };
-    let mut moments = engine.moments(full_slices(&engine.config))?;
+    let mut training = engine.train(&full_slices(&engine.config))?;
     let mut sums = [(0.0, 0usize); 2];
     for step in 0..plan.steps {
         let labelled = texts.rng.random_bool(plan.labelled);
@@ -187,7 +187,7 @@ async fn train<B: Backend>(
         let objective =
             if labelled { Objective::Answer { verbalizer, over: LossOver::Vocab } } else { Objective::NextToken };
         let rate = plan.learning_rate * learning_rate_factor(step, plan.steps, 0.03);
-        let losses = engine.train_step(&batch, objective, &optimiser, rate, &mut moments)?;
+        let losses = engine.train_step(&batch, objective, &optimiser, rate, &mut training)?;
         let losses = engine.backend.read(&[&losses]).await?.swap_remove(0);
         let (sum, count) = &mut sums[usize::from(labelled)];
         *sum += losses.iter().map(|x| f64::from(*x)).sum::<f64>();

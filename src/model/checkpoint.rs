@@ -3,10 +3,12 @@
 use super::config::Parameter;
 use super::gguf::GgufFile;
 use super::safetensors::SafetensorsFile;
+use super::stored::{Form, Rows};
 use super::{ModelConfig, ModelError, Tokenizer};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 
 /// A file's bytes: a file on disk, a browser `File`, or memory.
 pub trait Source: Read + Seek {}
@@ -112,23 +114,49 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Reads one weight widened to f32, row-major.
+    /// The form in which a weight is kept. For f32 it takes a look at every value.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a weight it does not hold.
+    pub fn form(&mut self, name: &str) -> Result<Form, ModelError> {
+        match &mut self.tensors {
+            Tensors::Safetensors { files, holder } => {
+                let file = *holder.get(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
+                files[file].form(name)
+            }
+            Tensors::Gguf(file) => file.form(name),
+        }
+    }
+
+    /// Reads some rows of a weight in its form (from [`Checkpoint::form`]).
     ///
     /// # Errors
     /// A truncated file or a non-finite weight, by the tensor's name.
-    pub fn read(&mut self, parameter: &Parameter) -> Result<Vec<f32>, ModelError> {
+    pub fn read_rows(&mut self, parameter: &Parameter, form: Form, range: Range<usize>) -> Result<Rows, ModelError> {
         let name = &parameter.name;
-        let data = match &mut self.tensors {
+        let mut rows = Rows::new(form, parameter.cols);
+        match &mut self.tensors {
             Tensors::Safetensors { files, holder } => {
                 let file = *holder.get(name).ok_or_else(|| ModelError::TensorMissing(name.clone()))?;
-                files[file].read(name)?
+                files[file].read_rows(name, range.clone(), &mut rows)?;
             }
-            Tensors::Gguf(file) => file.read(name, &self.config)?,
-        };
-        match data.iter().position(|x| !x.is_finite()) {
-            Some(index) => Err(ModelError::NonFinite { name: name.clone(), index }),
-            None => Ok(data),
+            Tensors::Gguf(file) => file.read_rows(name, range.clone(), &mut rows, &self.config)?,
         }
+        match rows.non_finite() {
+            Some(at) => Err(ModelError::NonFinite { name: name.clone(), index: range.start * parameter.cols + at }),
+            None => Ok(rows),
+        }
+    }
+
+    /// Reads one weight widened to f32, row-major.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_rows`].
+    pub fn read(&mut self, parameter: &Parameter) -> Result<Vec<f32>, ModelError> {
+        let form = self.form(&parameter.name)?;
+        let mut data = Vec::with_capacity(parameter.rows * parameter.cols);
+        self.read_rows(parameter, form, 0..parameter.rows)?.widen(0..parameter.rows, &mut data);
+        Ok(data)
     }
 
     fn check_tensors(&self) -> Result<(), ModelError> {

@@ -1,15 +1,15 @@
-//! A GGUF file: configuration and tokenizer from its metadata, tensors dequantised by candle.
+//! A GGUF file: configuration and tokenizer from its metadata (read by candle), tensors row by row.
 
 use super::checkpoint::ModelFile;
 use super::config::{Architecture, EMBEDDING, FINAL_NORM, unsupported, unsupported_architecture};
-use super::{ModelConfig, ModelError, Tokenizer};
-use candle_core::Device;
-use candle_core::quantized::GgmlDType;
+use super::stored::{Form, Rows};
+use super::{ModelConfig, ModelError, Tokenizer, blocks};
 use candle_core::quantized::gguf_file::{Content, Value};
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 
-const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K and Q6_K";
+const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K";
 
 pub struct GgufFile {
     name: String,
@@ -136,36 +136,67 @@ impl GgufFile {
     }
 
     pub fn check_dtype(&self, name: &str) -> Result<(), ModelError> {
-        use GgmlDType::{BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5K, Q6K, Q8_0};
         let info =
             self.content.tensor_infos.get(&gguf_name(name)).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
-        match info.ggml_dtype {
-            F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q4K | Q5K | Q6K => Ok(()),
-            other => {
-                Err(ModelError::TensorType { name: name.into(), dtype: format!("{other:?}"), supported: SUPPORTED })
-            }
+        let (columns, block) = (info.shape.dims().last().copied().unwrap_or(0), info.ggml_dtype.block_size());
+        match blocks::form(info.ggml_dtype) {
+            Some(_) if columns.is_multiple_of(block) => Ok(()),
+            Some(_) => Err(ModelError::BadFile {
+                file: self.name.clone(),
+                problem: format!(
+                    "tensor `{}`: rows of {columns} values do not hold whole blocks of {block}",
+                    gguf_name(name)
+                ),
+            }),
+            None => Err(ModelError::TensorType {
+                name: name.into(),
+                dtype: format!("{:?}", info.ggml_dtype),
+                supported: SUPPORTED,
+            }),
         }
     }
 
-    /// Reads and dequantises a weight by its Hugging Face name.
-    pub fn read(&mut self, name: &str, config: &ModelConfig) -> Result<Vec<f32>, ModelError> {
+    /// The form in which a weight is kept, by its Hugging Face name.
+    pub fn form(&self, name: &str) -> Result<Form, ModelError> {
+        self.check_dtype(name)?;
+        let stored = self.content.tensor_infos[&gguf_name(name)].ggml_dtype;
+        blocks::form(stored).ok_or_else(|| ModelError::TensorMissing(name.into()))
+    }
+
+    /// Reads some rows of a weight into `rows`, whose form is the weight's own.
+    pub fn read_rows(
+        &mut self,
+        name: &str,
+        range: Range<usize>,
+        rows: &mut Rows,
+        config: &ModelConfig,
+    ) -> Result<(), ModelError> {
         let stored = gguf_name(name);
-        let bad = |e: candle_core::Error| ModelError::BadFile {
-            file: self.name.clone(),
-            problem: format!("tensor `{stored}`: {}", first_line(&e)),
-        };
-        let tensor = self.content.tensor(&mut self.file, &stored, &Device::Cpu).map_err(bad)?;
-        let data = tensor
-            .dequantize(&Device::Cpu)
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1::<f32>())
-            .map_err(bad)?;
+        let info = self.content.tensor_infos.get(&stored).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
+        let (dtype, offset) = (info.ggml_dtype, self.content.tensor_data_offset.saturating_add(info.offset));
+        let row_bytes = rows.columns / dtype.block_size() * dtype.type_size();
         let heads = match (config.architecture, stored.rsplit_once("attn_")) {
-            (Architecture::Llama, Some((_, "q.weight"))) => config.heads,
-            (Architecture::Llama, Some((_, "k.weight"))) => config.kv_heads,
-            _ => return Ok(data),
+            (Architecture::Llama, Some((_, "q.weight" | "k.weight"))) => Some(config.head_dim),
+            _ => None,
         };
-        Ok(half_split_rows(&data, heads, config.head_dim))
+        let mut read = |range: Range<usize>, rows: &mut Rows| {
+            let mut bytes = vec![0; range.len() * row_bytes];
+            self.file
+                .seek(SeekFrom::Start(offset.saturating_add((range.start * row_bytes) as u64)))
+                .and_then(|_| self.file.read_exact(&mut bytes))
+                .map_err(|e| ModelError::Read(format!("{}, tensor `{stored}`", self.name), e))?;
+            blocks::push(rows, dtype, &bytes);
+            Ok::<_, ModelError>(())
+        };
+        let Some(head_dim) = heads else { return read(range, rows) };
+        let mut interleaved = Rows::new(rows.form, rows.columns);
+        let start = range.start / head_dim * head_dim;
+        read(start..range.end.next_multiple_of(head_dim), &mut interleaved)?;
+        for row in range {
+            let from = interleaved_row(row, head_dim) - start;
+            rows.push_rows(&interleaved, from..from + 1);
+        }
+        Ok(())
     }
 
     fn value(&self, key: &str) -> Result<&Value, ModelError> {
@@ -214,20 +245,11 @@ fn number(value: &Value) -> Option<f64> {
     })
 }
 
-/// llama.cpp stores the Llama family's Q and K rows interleaved, pairs (2i, 2i+1); Hugging Face and METHOD.md §0
-/// rotate pairs (i, i+d/2). `data` is `[heads·d, columns]`.
-fn half_split_rows(data: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
-    let columns = data.len() / (heads * head_dim);
-    let mut out = Vec::with_capacity(data.len());
-    for head in 0..heads {
-        for half in 0..2 {
-            for pair in 0..head_dim / 2 {
-                let row = head * head_dim + 2 * pair + half;
-                out.extend_from_slice(&data[row * columns..(row + 1) * columns]);
-            }
-        }
-    }
-    out
+/// Where the file has row `row` of W_Q or W_K: llama.cpp stores the Llama family's interleaved, pairs (2i, 2i+1);
+/// Hugging Face and METHOD.md §0 rotate pairs (i, i+d/2).
+fn interleaved_row(row: usize, head_dim: usize) -> usize {
+    let (head, at) = (row / head_dim, row % head_dim);
+    head * head_dim + at % (head_dim / 2) * 2 + at / (head_dim / 2)
 }
 
 fn gguf_name(name: &str) -> String {

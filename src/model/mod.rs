@@ -1,14 +1,17 @@
 //! What a checkpoint is: its configuration, its named tensors and its tokenizer.
 
+mod blocks;
 mod checkpoint;
 mod config;
 mod gguf;
 mod safetensors;
+mod stored;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, ModelFile, Source, hex};
 pub use config::{Architecture, EMBEDDING, FINAL_NORM, ModelConfig, Parameter, layer_parameter};
 pub use safetensors::to_safetensors;
+pub use stored::{Form, Rows};
 pub use tokenizer::Tokenizer;
 
 /// Why a checkpoint cannot be used. Each message says what was found, where, and what would work.

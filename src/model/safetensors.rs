@@ -1,15 +1,19 @@
 //! One safetensors file, its tensors read by name without holding the file in memory.
 
 use super::checkpoint::ModelFile;
+use super::stored::{Form, Rows, bf16_bytes, fits_bf16, to_bf16};
 use super::{ModelConfig, ModelError};
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorInfo, TensorView};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 
 /// Headers above this size are refused: no real checkpoint comes near it.
 const MAX_HEADER: u64 = 100 << 20;
+
+/// Bytes of a tensor looked at at once; a multiple of 4.
+const CHECK_BYTES: usize = 1 << 22;
 
 /// A safetensors file of all of a model's weights, rounded to bf16. `weights` maps each parameter's name to its values,
 /// row-major.
@@ -24,8 +28,7 @@ pub fn to_safetensors(config: &ModelConfig, weights: &BTreeMap<String, Vec<f32>>
         if data.len() != p.rows * p.cols {
             return Err(ModelError::TensorShape { name: p.name, found: vec![data.len()], expected: shape });
         }
-        let bytes: Vec<u8> = data.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
-        stored.push((p.name, shape, bytes));
+        stored.push((p.name, shape, bf16_bytes(data)));
     }
     let failed = |e: safetensors::SafeTensorError| ModelError::BadFile {
         file: "model.safetensors".into(),
@@ -123,20 +126,51 @@ impl SafetensorsFile {
         }
     }
 
-    pub fn read(&mut self, name: &str) -> Result<Vec<f32>, ModelError> {
+    /// The form in which a tensor is kept: as stored, but f32 that bf16 holds exactly as bf16.
+    pub fn form(&mut self, name: &str) -> Result<Form, ModelError> {
         self.check_dtype(name)?;
+        let info = self.tensors[name].clone();
+        Ok(match info.dtype {
+            Dtype::F16 => Form::F16,
+            Dtype::BF16 => Form::Bf16,
+            _ => {
+                let mut fits = true;
+                let (from, to) = info.data_offsets;
+                let mut at = from;
+                while fits && at < to {
+                    let end = to.min(at + CHECK_BYTES);
+                    fits = fits_bf16(&self.bytes(name, at..end)?);
+                    at = end;
+                }
+                if fits { Form::Bf16 } else { Form::F32 }
+            }
+        })
+    }
+
+    /// Reads some rows of a tensor into `rows`, whose form is the tensor's own.
+    pub fn read_rows(&mut self, name: &str, range: Range<usize>, rows: &mut Rows) -> Result<(), ModelError> {
         let info = self.tensors.get(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
-        let (from, to) = info.data_offsets;
-        let mut bytes = vec![0; to - from];
+        let (dtype, from) = (info.dtype, info.data_offsets.0);
+        let row = rows.columns * dtype.bitsize() / 8;
+        let bytes = self.bytes(name, from + range.start * row..from + range.end * row)?;
+        match (dtype, rows.form) {
+            (Dtype::F32, Form::Bf16) => rows.push_halves(&to_bf16(&bytes)),
+            (Dtype::F32, _) => rows.push_f32(
+                &bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>(),
+            ),
+            _ => rows.push_halves(&bytes),
+        }
+        Ok(())
+    }
+
+    /// Bytes of the tensors' part of the file.
+    fn bytes(&mut self, name: &str, range: Range<usize>) -> Result<Vec<u8>, ModelError> {
+        let mut bytes = vec![0; range.len()];
         self.file
             .bytes
-            .seek(SeekFrom::Start(self.start + from as u64))
+            .seek(SeekFrom::Start(self.start + range.start as u64))
             .and_then(|_| self.file.bytes.read_exact(&mut bytes))
             .map_err(|e| ModelError::Read(format!("{}, tensor `{name}`", self.name), e))?;
-        Ok(match info.dtype {
-            Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        })
+        Ok(bytes)
     }
 }

@@ -36,7 +36,7 @@ pub async fn train<B: Backend>(
 ) -> Result<Vec<f64>> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let objective = Objective::Answer { verbalizer, over: settings.loss };
-    let mut moments = engine.moments(slices)?;
+    let mut training = engine.train(&slices)?;
     let steps = settings.epochs * prompts.len().div_ceil(settings.batch.max(1));
     let mut losses = Vec::with_capacity(steps);
     // The loss of a step is read while the next one runs.
@@ -48,7 +48,7 @@ pub async fn train<B: Backend>(
             let step = losses.len() + usize::from(pending.is_some());
             let batch = Batch::new(chunk, &engine.config)?;
             let rate = settings.learning_rate * learning_rate_factor(step, steps, settings.warmup);
-            let loss = engine.train_step(&batch, objective, &settings.optimiser, rate, &mut moments)?;
+            let loss = engine.train_step(&batch, objective, &settings.optimiser, rate, &mut training)?;
             if let Some(previous) = pending.replace(loss) {
                 losses.push(read_mean(engine, &previous).await?);
             }

@@ -1,9 +1,11 @@
 //! Made-up models and the real files that tests use, where they are to be had.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{Device, Tensor};
 use ctsft_lab::engine::EngineError;
 use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::model::{Checkpoint, ModelConfig, ModelError, ModelFile, Tokenizer};
+use ctsft_lab::model::{Architecture, Checkpoint, ModelConfig, ModelError, ModelFile, Tokenizer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
@@ -59,6 +61,103 @@ pub fn model_files(json: &str, seed: u64) -> Files {
         ("config.json".into(), json.as_bytes().to_vec()),
         ("model.safetensors".into(), safetensors_bytes(&weights, Dtype::F32)),
     ]
+}
+
+/// llama.cpp's order of a Llama's Q and K rows: pairs (2i, 2i+1) where Hugging Face has (i, i+d/2).
+fn interleaved(data: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
+    let columns = data.len() / (heads * head_dim);
+    let mut out = Vec::new();
+    for head in 0..heads {
+        for i in 0..head_dim {
+            let row = head * head_dim + i / 2 + (i % 2) * head_dim / 2;
+            out.extend_from_slice(&data[row * columns..(row + 1) * columns]);
+        }
+    }
+    out
+}
+
+const GGUF_NAMES: [(&str, &str); 9] = [
+    ("post_attention_layernorm", "ffn_norm"),
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+fn gguf_name(name: &str) -> String {
+    match name {
+        "model.embed_tokens.weight" => "token_embd.weight".into(),
+        "model.norm.weight" => "output_norm.weight".into(),
+        "lm_head.weight" => "output.weight".into(),
+        _ => GGUF_NAMES.iter().fold(name.replace("model.layers.", "blk."), |n, (from, to)| n.replace(from, to)),
+    }
+}
+
+/// A GGUF file in `dtype` and, for each weight, what candle makes of the stored blocks, in Hugging Face order.
+pub fn gguf(json: &str, dtype: GgmlDType) -> (Vec<u8>, BTreeMap<String, Vec<f32>>) {
+    use gguf_file::Value::{Array, F32, String as Text, U32};
+    let config = config(json);
+    let family = if config.architecture == Architecture::Llama { "llama" } else { "qwen2" };
+    let weights = made_up_weights(&config, 8);
+    let (mut tensors, mut expected) = (Vec::new(), BTreeMap::new());
+    for (name, (shape, data)) in &weights {
+        let heads = match name {
+            _ if config.architecture != Architecture::Llama => 0,
+            n if n.ends_with("q_proj.weight") => config.heads,
+            n if n.ends_with("k_proj.weight") => config.kv_heads,
+            _ => 0,
+        };
+        let stored = if heads > 0 { interleaved(data, heads, config.head_dim) } else { data.clone() };
+        let tensor = Tensor::from_vec(stored, shape.as_slice(), &Device::Cpu).expect("a tensor");
+        // Vectors stay F32, as llama.cpp keeps them.
+        let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
+        let quantised = QTensor::quantize(&tensor, dtype).expect("candle quantises");
+        let back = quantised.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).expect("values");
+        let ours = if heads > 0 {
+            // The inverse of interleaving: its permutation applied until the identity returns is not needed, the rows
+            // are looked up.
+            let columns = back.len() / (heads * config.head_dim);
+            let mut out = vec![0.0; back.len()];
+            for head in 0..heads {
+                for i in 0..config.head_dim {
+                    let to = head * config.head_dim + i / 2 + (i % 2) * config.head_dim / 2;
+                    let from = head * config.head_dim + i;
+                    out[to * columns..(to + 1) * columns].copy_from_slice(&back[from * columns..(from + 1) * columns]);
+                }
+            }
+            out
+        } else {
+            back
+        };
+        expected.insert(name.clone(), ours);
+        tensors.push((gguf_name(name), quantised));
+    }
+    let key = |k: &str| format!("{family}.{k}");
+    let words = |list: &[&str]| Array(list.iter().map(|w| Text((*w).into())).collect());
+    let metadata = vec![
+        ("general.architecture".to_string(), Text(family.into())),
+        (key("block_count"), U32(config.layers as u32)),
+        (key("embedding_length"), U32(config.hidden as u32)),
+        (key("feed_forward_length"), U32(config.intermediate as u32)),
+        (key("attention.head_count"), U32(config.heads as u32)),
+        (key("attention.head_count_kv"), U32(config.kv_heads as u32)),
+        (key("attention.layer_norm_rms_epsilon"), F32(1e-5)),
+        (key("rope.freq_base"), F32(10_000.0)),
+        (key("context_length"), U32(128)),
+        ("tokenizer.ggml.model".into(), Text("gpt2".into())),
+        ("tokenizer.ggml.pre".into(), Text("gpt-2".into())),
+        ("tokenizer.ggml.tokens".into(), words(&["a", "b", "ab"])),
+        ("tokenizer.ggml.merges".into(), words(&["a b"])),
+    ];
+    let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let mut file = Cursor::new(Vec::new());
+    gguf_file::write(&mut file, &metadata, &tensors).expect("candle writes the file");
+    (file.into_inner(), expected)
 }
 
 pub fn open(files: Files) -> Result<Checkpoint, ModelError> {

@@ -2,14 +2,18 @@
 
 mod ops;
 mod sweep;
+mod weights;
 
 use super::backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
 use super::optimiser::Step;
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
+use super::weights::{Place, Weight};
 use super::{Engine, Result, Rules, Score, Trace};
+use crate::model::{self, Form};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor};
 use std::ops::{Deref, Range};
 use std::rc::Rc;
+use weights::{Overlay, Stored, Window};
 
 /// Computes on the CPU.
 #[derive(Debug, Default, Clone, Copy)]
@@ -85,6 +89,8 @@ fn operand(x: Operand<Tensor>) -> Result<Tensor> {
 
 impl Backend for Cpu {
     type Tensor = Tensor;
+    type Stored = Stored;
+    type Overlay = Overlay;
     type Ids = PackedIds;
     type Layout = Rc<Rows>;
 
@@ -155,14 +161,39 @@ impl Backend for Cpu {
         tensors.iter().map(|x| Ok(values(x)?.to_vec())).collect()
     }
 
-    fn matmul(
+    fn view(&self, flat: &Tensor, start: usize, rows: usize, cols: usize) -> Result<Tensor> {
+        Ok(flat.narrow(1, start, rows * cols)?.reshape((rows, cols))?)
+    }
+
+    fn clear(&self, x: &Tensor) -> Result<()> {
+        update(x, |x| x.fill(0.0))
+    }
+
+    fn stored(&self, _name: &str, form: Form, rows: usize, cols: usize) -> Result<Stored> {
+        Ok(Stored::new(form, rows, cols))
+    }
+
+    fn fill(&self, stored: &mut Stored, _first: usize, rows: &model::Rows) -> Result<()> {
+        stored.push(rows)
+    }
+
+    fn overlay(&self, _shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
+        let window = |place: &Place| {
+            let (rows, cols) = (place.slice.rows.clone(), place.slice.cols.clone());
+            Ok(Window { master: self.view(masters, place.start, rows.len(), cols.len())?, rows, cols })
+        };
+        Ok(Rc::new(places.iter().map(window).collect::<Result<_>>()?))
+    }
+
+    fn product(
         &self,
-        a: Operand<Tensor>,
-        b: Operand<Tensor>,
+        x: &Tensor,
+        weight: &Weight<'_, Self>,
+        transposed: bool,
         bias: Option<&Tensor>,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let mut out = operand(a)?.matmul(&operand(b)?)?;
+        let mut out = weights::product(x, weight, transposed)?;
         if let Some(bias) = bias {
             out = out.broadcast_add(bias)?;
         }
@@ -172,12 +203,29 @@ impl Backend for Cpu {
         })
     }
 
+    fn weight_rows(&self, weight: &Weight<'_, Self>, ids: &PackedIds, cols: Range<usize>) -> Result<Tensor> {
+        weights::rows(weight, &ids.ids, cols)
+    }
+
+    fn matmul(&self, a: Operand<Tensor>, b: Operand<Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let out = operand(a)?.matmul(&operand(b)?)?;
+        Ok(match residual {
+            Some(residual) => (out + residual)?,
+            None => out,
+        })
+    }
+
+    fn weight_gradient(&self, dy: Operand<Tensor>, x: Operand<Tensor>, out: &Tensor) -> Result<()> {
+        let gradient = operand(dy)?.t()?.matmul(&operand(x)?)?;
+        self.write_window(out, 0, 0, &gradient)
+    }
+
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Ok((a + b)?)
     }
 
-    fn column_sum(&self, x: &Tensor, start: usize, columns: usize) -> Result<Tensor> {
-        Ok(x.narrow(1, start, columns)?.sum_keepdim(0)?)
+    fn column_sum(&self, x: &Tensor, start: usize, columns: usize, out: &Tensor) -> Result<()> {
+        self.write_window(out, 0, start, &x.narrow(1, start, columns)?.sum_keepdim(0)?)
     }
 
     fn scale_columns(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
@@ -189,9 +237,9 @@ impl Backend for Cpu {
         Ok(table.index_select(&ids, 0)?)
     }
 
-    fn scatter_rows(&self, x: &Tensor, ids: &PackedIds, rows: usize) -> Result<Tensor> {
-        let cols = self.shape(x).1;
-        matrix(ops::scatter_rows(&values(x)?, &ids.ids, rows, cols), rows, cols)
+    fn scatter_rows(&self, x: &Tensor, ids: &PackedIds, out: &Tensor) -> Result<()> {
+        let (cols, x) = (self.shape(x).1, values(x)?);
+        update(out, |out| ops::scatter_rows(&x, &ids.ids, out, cols))
     }
 
     fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
@@ -200,14 +248,18 @@ impl Backend for Cpu {
         Ok((matrix(y, rows, cols)?, matrix(r, rows, 1)?))
     }
 
+    fn rms_scale(&self, x: &Tensor, gain: &Tensor, r: &Tensor) -> Result<Tensor> {
+        Ok(x.broadcast_mul(r)?.broadcast_mul(gain)?)
+    }
+
     fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
         let dx = ops::rms_norm_backward(&values(dy)?, &values(x)?, &values(gain)?, &values(r)?, frozen);
         matrix(dx, rows, cols)
     }
 
-    fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor) -> Result<Tensor> {
-        Ok((dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?)
+    fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor, out: &Tensor) -> Result<()> {
+        self.write_window(out, 0, 0, &(dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?)
     }
 
     fn rotate(
@@ -318,45 +370,34 @@ impl Backend for Cpu {
 
     fn adamw(
         &self,
-        parameter: &Tensor,
-        row: usize,
-        col: usize,
-        gradient: &Tensor,
+        parameters: &Tensor,
+        gradients: &Tensor,
         m: &Tensor,
         v: &Tensor,
         norm_squared: &Tensor,
+        decayed: usize,
         step: &Step,
     ) -> Result<()> {
-        let (rows, cols) = self.shape(gradient);
-        let stride = self.shape(parameter).1;
         let norm = values(norm_squared)?[0].sqrt();
         let factor = if step.clip > 0.0 { (step.clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
         {
-            let gradient = values(gradient)?;
+            let gradients = values(gradients)?;
             update(m, |m| {
-                m.iter_mut().zip(&*gradient).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor);
+                m.iter_mut().zip(&*gradients).for_each(|(m, g)| *m = step.beta1 * *m + (1.0 - step.beta1) * g * factor);
             })?;
             update(v, |v| {
-                let squares = gradient.iter().map(|g| (g * factor) * (g * factor));
+                let squares = gradients.iter().map(|g| (g * factor) * (g * factor));
                 v.iter_mut().zip(squares).for_each(|(v, g2)| *v = step.beta2 * *v + (1.0 - step.beta2) * g2);
             })?;
         }
         let (m, v) = (values(m)?, values(v)?);
-        update(parameter, |p| {
-            for i in 0..rows {
-                let at = (row + i) * stride + col;
-                for (j, p) in p[at..at + cols].iter_mut().enumerate() {
-                    let (m, v) = (m[i * cols + j], v[i * cols + j]);
-                    let change =
-                        (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + step.weight_decay * *p;
-                    *p -= step.learning_rate * change;
-                }
+        update(parameters, |p| {
+            for (i, (p, (m, v))) in p.iter_mut().zip(m.iter().zip(&*v)).enumerate() {
+                let decay = if i < decayed { step.weight_decay } else { 0.0 };
+                let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + decay * *p;
+                *p -= step.learning_rate * change;
             }
         })
-    }
-
-    fn copy_window(&self, x: &Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(x.narrow(0, row, rows)?.narrow(1, col, cols)?.force_contiguous()?)
     }
 
     fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {

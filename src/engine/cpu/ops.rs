@@ -36,13 +36,11 @@ fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
     }
 }
 
-pub fn scatter_rows(x: &[f32], ids: &[u32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut out = vec![0.0; rows * cols];
+pub fn scatter_rows(x: &[f32], ids: &[u32], out: &mut [f32], cols: usize) {
     for (row, id) in x.chunks_exact(cols).zip(ids) {
         let at = *id as usize * cols;
         add_scaled(&mut out[at..at + cols], 1.0, row);
     }
-    out
 }
 
 /// `y = x·r ⊙ gain` and `r` of each row.

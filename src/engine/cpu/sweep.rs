@@ -3,7 +3,7 @@
 
 use super::{Cpu, ops, values};
 use crate::engine::backend::{Backend, PackedLayout};
-use crate::engine::forward::Layer;
+use crate::engine::forward::{Kept, Layer, Packed};
 use crate::engine::relevance::{Head, HeadMeans, PoolBatch, Target};
 use crate::engine::{ActivationRule, BiasRule, Engine, GateRule, NO_SLOT, Result, Rules, Score, Trace};
 use crate::model::{FINAL_NORM, layer_parameter};
@@ -13,7 +13,7 @@ use candle_core::{D, Tensor};
 const STACK_ROWS: usize = 2048;
 
 struct Example<'a> {
-    layers: &'a [Layer<Tensor>],
+    layers: Vec<Layer<Tensor>>,
     /// `x` entering each layer and leaving the last, from the first live token on.
     residuals: Vec<Tensor>,
     first: usize,
@@ -45,9 +45,9 @@ impl Engine<Cpu> {
         let first = if rules.query_key { 0 } else { first };
         let tokens = pool.batch.tokens.len() - first;
         let last_row = |x: &Tensor| x.narrow(0, x.dim(0)? - 1, 1);
-        let example = self.example(&activations, pool.slots, first, tokens)?;
+        let example = self.example(&packed, &activations.layers, pool.slots, first, tokens)?;
         let v_final = self.task_gradient(pool, &activations)?;
-        let hidden_factor = activations.r_final.broadcast_mul(self.weight(FINAL_NORM)?)?;
+        let hidden_factor = activations.r_final.broadcast_mul(&self.vector(FINAL_NORM)?)?;
         let vectors = match target {
             Target::Output => Vec::new(),
             Target::Heads(heads, direction) => {
@@ -77,7 +77,7 @@ impl Engine<Cpu> {
                             (_, None) => return Ok(()),
                             (Score::Projection, Some(vector)) => z.matmul(&vector.t()?)?.squeeze(1)?,
                             (Score::Magnitude, Some(_)) => {
-                                let total = last_row(&activations.layers[l].z)?;
+                                let total = last_row(&example.layers[l].z)?;
                                 let mut scores =
                                     Tensor::zeros(reached, candle_core::DType::F32, &candle_core::Device::Cpu)?;
                                 for head in heads.iter().filter(|h| h.layer == l) {
@@ -115,12 +115,12 @@ impl Engine<Cpu> {
     ) -> Result<Trace> {
         let packed = self.pack(pool.batch)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
-        let example = self.example(&activations, pool.slots, 0, pool.batch.tokens.len())?;
+        let example = self.example(&packed, &activations.layers, pool.slots, 0, pool.batch.tokens.len())?;
         let mut trace = Trace::new();
         let beta = self.sweep(&example, means, rules, &[source], None, Some(&mut trace), &mut |_, _| Ok(()))?;
         let x = &example.residuals[self.config.layers];
-        let (h, r) = self.backend.rms_norm(x, self.weight(FINAL_NORM)?, self.config.rms_eps)?;
-        let beta = beta.broadcast_mul(&r)?.broadcast_mul(self.weight(FINAL_NORM)?)?;
+        let (h, r) = self.backend.rms_norm(x, &self.vector(FINAL_NORM)?, self.config.rms_eps)?;
+        let beta = beta.broadcast_mul(&r)?.broadcast_mul(&self.vector(FINAL_NORM)?)?;
         trace.push(("gamma.h".into(), values(&(h - &beta)?)?.to_vec()));
         trace.push(("beta.h".into(), values(&beta)?.to_vec()));
         Ok(trace)
@@ -128,22 +128,23 @@ impl Engine<Cpu> {
 
     fn example<'a>(
         &self,
-        activations: &'a crate::engine::forward::Activations<Tensor>,
+        packed: &Packed<Cpu>,
+        kept: &[Kept<Tensor>],
         slots: &'a [u32],
         first: usize,
         tokens: usize,
     ) -> Result<Example<'a>> {
+        let layers =
+            kept.iter().enumerate().map(|(l, kept)| self.again(packed, l, kept)).collect::<Result<Vec<_>>>()?;
         let mut residuals = Vec::new();
-        for layer in &activations.layers {
+        for layer in &layers {
             residuals.push(layer.x.narrow(0, first, tokens)?.contiguous()?);
         }
         // The last residual is the middle one plus the MLP's output.
-        if let Some(last) = activations.layers.last() {
-            let down = self.weight(&layer_parameter(self.config.layers - 1, "mlp.down_proj.weight"))?;
-            let x = self.linear(&last.gated, down, None, Some(&last.middle))?;
-            residuals.push(x.narrow(0, first, tokens)?.contiguous()?);
+        if let Some(last) = layers.last() {
+            residuals.push(self.leave(layers.len() - 1, last)?.narrow(0, first, tokens)?.contiguous()?);
         }
-        Ok(Example { layers: &activations.layers, residuals, first, tokens, slots: &slots[first..] })
+        Ok(Example { layers, residuals, first, tokens, slots: &slots[first..] })
     }
 
     /// Carries the β of `sources` (in rising order) up to the last residual, `[S·T, D]`, or stops after computing `z` of
@@ -171,12 +172,13 @@ impl Engine<Cpu> {
         for l in lowest..c.layers {
             let a = &example.layers[l];
             let live = |x: &Tensor| x.narrow(0, example.first, tokens)?.contiguous();
-            let weight = |suffix: &str| self.weight(&layer_parameter(l, suffix));
+            let name = |suffix: &str| layer_parameter(l, suffix);
+            let gain = |suffix: &str| self.vector(&name(suffix));
             let stack = beta.dim(0)? / tokens;
             let mut z = Tensor::zeros((0, c.heads_width()), candle_core::DType::F32, &candle_core::Device::Cpu)?;
             if stack > 0 {
-                let normed = scaled(&beta, &live(&a.r1)?, weight("input_layernorm.weight")?)?;
-                let total = live(&a.normed)?;
+                let normed = scaled(&beta, &live(&a.r1)?, &gain("input_layernorm.weight")?)?;
+                let total = live(&b.rms_scale(&a.x, &gain("input_layernorm.weight")?, &a.r1)?)?;
                 let layout = b.layout(PackedLayout { starts: (0..=stack).map(|i| i * tokens).collect() })?;
                 let v = self.beta_linear(&normed, &total, l, "self_attn.v_proj", rules.bias)?;
                 let pattern = if rules.query_key {
@@ -221,15 +223,15 @@ impl Engine<Cpu> {
                 )?;
             }
             note(format!("beta.z.{l}"), &z)?;
-            beta = self.linear(&z, weight("self_attn.o_proj.weight")?, None, Some(&beta))?;
+            beta = self.linear(&z, &name("self_attn.o_proj"), Some(&beta))?;
             note(format!("beta.xmid.{l}"), &beta)?;
-            let normed = scaled(&beta, &live(&a.r2)?, weight("post_attention_layernorm.weight")?)?;
+            let normed = scaled(&beta, &live(&a.r2)?, &gain("post_attention_layernorm.weight")?)?;
             let (gate, up) = (live(&a.gate)?, live(&a.up)?);
             let sign = |beta: Tensor, total: &Tensor| if rules.sign { cancel(&beta, total) } else { Ok(beta) };
-            let gate_beta = sign(self.linear(&normed, weight("mlp.gate_proj.weight")?, None, None)?, &gate)?;
-            let up_beta = sign(self.linear(&normed, weight("mlp.up_proj.weight")?, None, None)?, &up)?;
+            let gate_beta = sign(self.linear(&normed, &name("mlp.gate_proj"), None)?, &gate)?;
+            let up_beta = sign(self.linear(&normed, &name("mlp.up_proj"), None)?, &up)?;
             let gated = activation(rules.activation, &gate_beta, &gate, &up_beta, &up)?;
-            let down = self.linear(&gated, weight("mlp.down_proj.weight")?, None, None)?;
+            let down = self.linear(&gated, &name("mlp.down_proj"), None)?;
             let down = sign(down, &(&example.residuals[l + 1] - live(&a.middle)?)?)?;
             beta = sign((beta + down)?, &example.residuals[l + 1])?;
             note(format!("beta.x.{l}"), &beta)?;
@@ -262,12 +264,14 @@ impl Engine<Cpu> {
     /// β through a linear map that may have a bias; `total` is the map's ordinary input, `[T, in]`.
     fn beta_linear(&self, beta: &Tensor, total: &Tensor, l: usize, name: &str, rule: BiasRule) -> Result<Tensor> {
         let weight = self.weight(&layer_parameter(l, &format!("{name}.weight")))?;
-        let out = self.linear(beta, weight, None, None)?;
-        let (Some(bias), BiasRule::Split) = (self.layer_weight(l, &format!("{name}.bias")), rule) else {
+        let product = |x: &Tensor| self.backend.product(x, &weight, true, None, None);
+        let out = product(beta)?;
+        let (Some(bias), BiasRule::Split) = (self.optional_vector(&layer_parameter(l, &format!("{name}.bias"))), rule)
+        else {
             return Ok(out);
         };
-        let total = self.linear(total, weight, None, None)?;
-        let (betas, totals, bias) = (values(&out)?, values(&total)?, values(bias)?);
+        let total = product(total)?;
+        let (betas, totals, bias) = (values(&out)?, values(&total)?, values(&bias)?);
         let share = |(i, beta): (usize, &f32)| {
             let gamma = totals[i % totals.len()] - beta;
             beta + bias[i % bias.len()] * (beta.abs() / (beta.abs() + gamma.abs() + 1e-8))

@@ -22,6 +22,30 @@ impl Buffer {
     pub fn raw(&self) -> &wgpu::Buffer {
         &self.0.raw
     }
+
+    pub fn bind(&self) -> Binding<'_> {
+        Binding { buffer: self, start: 0, bytes: None }
+    }
+}
+
+/// A buffer, or a window of it, as a kernel gets it.
+#[derive(Clone, Copy)]
+pub struct Binding<'a> {
+    pub buffer: &'a Buffer,
+    /// In bytes.
+    pub start: u64,
+    /// To the buffer's end where not given.
+    pub bytes: Option<u64>,
+}
+
+impl Binding<'_> {
+    pub fn resource(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: self.buffer.raw(),
+            offset: self.start,
+            size: self.bytes.and_then(std::num::NonZero::new),
+        })
+    }
 }
 
 impl Drop for Owned {

@@ -1,7 +1,7 @@
 //! The adapter, the device, and the queue of recorded work.
 
-use super::buffers::{Arena, Buffer};
-use super::kernels::{Kernel, Pipeline};
+use super::buffers::{Arena, Binding, Buffer, PARAMETER_BYTES};
+use super::kernels::{Kernel, LARGEST_PARAMETERS, Pipeline, Variant};
 use crate::engine::{EngineError, Result};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,8 +15,14 @@ const LARGE_UPLOAD: usize = 1 << 22;
 
 /// One recorded command.
 enum Command {
-    Dispatch { pipeline: wgpu::ComputePipeline, bindings: wgpu::BindGroup, parameters: u32, groups: [u32; 2] },
-    Clear(wgpu::Buffer),
+    Dispatch {
+        pipeline: wgpu::ComputePipeline,
+        bindings: wgpu::BindGroup,
+        parameters: u32,
+        groups: [u32; 3],
+    },
+    /// First byte and number of bytes.
+    Clear(wgpu::Buffer, u64, u64),
 }
 
 /// An opened GPU.
@@ -28,6 +34,8 @@ pub struct Device {
     pub arena: Arena,
     pipelines: RefCell<HashMap<Kernel, Pipeline>>,
     recorded: RefCell<Recorded>,
+    /// How matrix products are computed.
+    pub variant: Cell<Variant>,
     /// Kernels run since the device was opened.
     pub dispatches: Cell<u64>,
     /// The first error the device reported outside a call.
@@ -41,11 +49,11 @@ struct Recorded {
 }
 
 impl Device {
-    /// Opens the adapter that the platform chooses.
+    /// Opens the adapter that the platform chooses; `variant` and `largest` as for [`super::Gpu::open_with`].
     ///
     /// # Errors
     /// No adapter, or one that refuses a device.
-    pub async fn open() -> Result<Self> {
+    pub async fn open(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let none = |problem: String| EngineError::NoGpu(problem);
         let options = wgpu::RequestAdapterOptions {
@@ -60,7 +68,7 @@ impl Device {
         // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
         let limits = wgpu::Limits {
             max_buffer_size: offered.max_buffer_size,
-            max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
+            max_storage_buffer_binding_size: largest.unwrap_or(u64::MAX).min(offered.max_storage_buffer_binding_size),
             ..wgpu::Limits::default()
         };
         let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
@@ -83,6 +91,7 @@ impl Device {
             limits,
             pipelines: RefCell::default(),
             recorded: RefCell::default(),
+            variant: Cell::new(variant.unwrap_or(Variant::Direct)),
             dispatches: Cell::new(0),
             failure,
             device,
@@ -98,13 +107,18 @@ impl Device {
 
     /// Whether the device allows a buffer of `bytes`.
     fn fits(&self, bytes: u64) -> Result<()> {
-        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        let limit = self.largest();
         match bytes > limit {
             true => {
                 Err(EngineError::TooLarge { what: format!("a tensor of {} values", bytes / 4), needed: bytes, limit })
             }
             false => Ok(()),
         }
+    }
+
+    /// Bytes of the largest buffer that a kernel can be given.
+    pub fn largest(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
     /// A buffer of `words` 4-byte words, contents undefined.
@@ -117,8 +131,14 @@ impl Device {
     /// A buffer filled with zeros.
     pub fn zeros(&self, words: usize) -> Result<Buffer> {
         let buffer = self.allocate(words)?;
-        self.recorded.borrow_mut().commands.push(Command::Clear(buffer.raw().clone()));
+        self.clear(Binding { bytes: Some(words as u64 * 4), ..buffer.bind() });
         Ok(buffer)
+    }
+
+    /// Fills a window of a buffer with zeros.
+    pub fn clear(&self, window: Binding<'_>) {
+        let bytes = window.bytes.unwrap_or(window.buffer.raw().size());
+        self.recorded.borrow_mut().commands.push(Command::Clear(window.buffer.raw().clone(), window.start, bytes));
     }
 
     /// A buffer holding `data`. It is a new one: a recycled one may still be read by recorded work.
@@ -126,16 +146,27 @@ impl Device {
         let bytes = data.len() as u64;
         self.fits(bytes)?;
         let buffer = self.arena.fresh(&self.device, bytes);
-        self.queue.write_buffer(buffer.raw(), 0, data);
+        self.write(&buffer, 0, data);
+        Ok(buffer)
+    }
+
+    /// A buffer of `words` words that no recorded work uses, to be filled by [`Device::write`].
+    pub fn room(&self, words: usize) -> Result<Buffer> {
+        self.fits(words as u64 * 4)?;
+        Ok(self.arena.fresh(&self.device, words as u64 * 4))
+    }
+
+    /// Writes `data` at byte `start`, ahead of all recorded work.
+    pub fn write(&self, buffer: &Buffer, start: u64, data: &[u8]) {
+        self.queue.write_buffer(buffer.raw(), start, data);
         if data.len() > LARGE_UPLOAD {
             // Else the staging copies of a whole model would pile up until the first dispatch.
             self.queue.submit([]);
         }
-        Ok(buffer)
     }
 
     /// Records one run of a kernel. `parameters` are its `Params`, `groups` its workgroups.
-    pub fn dispatch(&self, kernel: Kernel, parameters: &[u32], buffers: &[&Buffer], groups: [u32; 2]) {
+    pub fn dispatch(&self, kernel: Kernel, parameters: &[u32], bound: &[Binding<'_>], groups: [u32; 3]) {
         self.dispatches.set(self.dispatches.get() + 1);
         let mut pipelines = self.pipelines.borrow_mut();
         let pipeline = pipelines.entry(kernel).or_insert_with(|| Pipeline::new(&self.device, kernel));
@@ -145,7 +176,7 @@ impl Device {
         let aligned =
             recorded.parameters.len().next_multiple_of(self.limits.min_uniform_buffer_offset_alignment as usize);
         recorded.parameters.resize(aligned, 0);
-        let bindings = pipeline.bind(&self.device, self.arena.parameters(&self.device), buffers);
+        let bindings = pipeline.bind(&self.device, &self.arena.parameters(&self.device), bound);
         recorded.commands.push(Command::Dispatch {
             pipeline: pipeline.pipeline.clone(),
             bindings,
@@ -153,7 +184,7 @@ impl Device {
             groups,
         });
         let full = recorded.commands.len() >= SUBMIT_AFTER
-            || recorded.parameters.len() + 512 > super::buffers::PARAMETER_BYTES as usize;
+            || recorded.parameters.len() + 2 * LARGEST_PARAMETERS.max(256) as usize > PARAMETER_BYTES as usize;
         drop(recorded);
         drop(pipelines);
         if full {
@@ -174,14 +205,14 @@ impl Device {
         let mut commands = recorded.commands.into_iter().peekable();
         while let Some(command) = commands.next() {
             match command {
-                Command::Clear(buffer) => encoder.clear_buffer(&buffer, 0, None),
+                Command::Clear(buffer, start, bytes) => encoder.clear_buffer(&buffer, start, Some(bytes)),
                 Command::Dispatch { .. } => {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     let mut next = Some(command);
                     while let Some(Command::Dispatch { pipeline, bindings, parameters, groups }) = next {
                         pass.set_pipeline(&pipeline);
                         pass.set_bind_group(0, &bindings, &[parameters]);
-                        pass.dispatch_workgroups(groups[0], groups[1], 1);
+                        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
                         next = commands.next_if(|c| matches!(c, Command::Dispatch { .. }));
                     }
                 }
@@ -190,21 +221,20 @@ impl Device {
         self.queue.submit([encoder.finish()]);
     }
 
-    /// Waits for all recorded work and copies the buffers' first `words` words out.
-    pub async fn read(&self, buffers: &[(&Buffer, usize)]) -> Result<Vec<Vec<f32>>> {
+    /// Waits for all recorded work and copies windows of whole words out.
+    pub async fn read(&self, windows: &[Binding<'_>]) -> Result<Vec<Vec<f32>>> {
         self.submit();
-        let total: u64 = buffers.iter().map(|(_, words)| *words as u64 * 4).sum();
+        let sizes: Vec<u64> = windows.iter().map(|w| w.bytes.unwrap_or(w.buffer.raw().size())).collect();
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
-            size: total.max(4),
+            size: sizes.iter().sum::<u64>().max(4),
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut at = 0;
-        for (buffer, words) in buffers {
-            let bytes = *words as u64 * 4;
-            encoder.copy_buffer_to_buffer(buffer.raw(), 0, &staging, at, bytes);
+        for (window, bytes) in windows.iter().zip(&sizes) {
+            encoder.copy_buffer_to_buffer(window.buffer.raw(), window.start, &staging, at, *bytes);
             at += bytes;
         }
         self.queue.submit([encoder.finish()]);
@@ -226,9 +256,9 @@ impl Device {
         }
         let view = staging.get_mapped_range(..).map_err(|e| EngineError::Gpu(e.to_string()))?;
         let mut values: &[f32] = bytemuck::cast_slice(&view);
-        let mut out = Vec::with_capacity(buffers.len());
-        for (_, words) in buffers {
-            let (own, rest) = values.split_at(*words);
+        let mut out = Vec::with_capacity(windows.len());
+        for bytes in sizes {
+            let (own, rest) = values.split_at(bytes as usize / 4);
             out.push(own.to_vec());
             values = rest;
         }

@@ -1,148 +1,278 @@
-//! The kernels and their pipelines. Each kernel is one WGSL file; its header says what it computes.
+//! The kernels and their pipelines. Each operation is one WGSL file; its header says what it computes. Those that read
+//! weights are put together with the parts that say how each side of a product lies in memory.
 
-use super::buffers::Buffer;
+use super::buffers::Binding;
+use crate::model::Form;
 
-/// An operation; its file has the same name.
+/// How the right side of a product is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kernel {
-    Adamw,
-    Add,
-    AttentionMix,
-    AttentionMixBackward,
-    AttentionPattern,
-    AttentionPatternBackward,
-    ColumnSum,
-    CopyWindow,
-    CrossEntropy,
-    CrossEntropyBackward,
-    GatherRows,
-    HeadProducts,
-    LogSumExpChunks,
-    Matmul,
-    ReplaceHeads,
-    RmsFactor,
-    RmsNorm,
-    RmsNormBackward,
-    RmsNormGainGradient,
-    RmsPull,
-    Rotate,
-    ScaleColumns,
-    ScatterRows,
-    Sum,
-    SumOfSquares,
-    Swiglu,
-    SwigluBackward,
+pub enum Numbers {
+    /// f32, rows beginning anywhere.
+    Scalar,
+    /// f32, rows beginning at multiples of 4.
+    Vec4,
+    /// A packed form of a checkpoint.
+    Packed(Form),
 }
 
-impl Kernel {
-    fn source(self) -> (&'static str, &'static str) {
+impl Numbers {
+    fn part(self) -> &'static str {
         match self {
-            Self::Adamw => ("adamw", include_str!("kernels/adamw.wgsl")),
-            Self::Add => ("add", include_str!("kernels/add.wgsl")),
-            Self::AttentionMix => ("attention_mix", include_str!("kernels/attention_mix.wgsl")),
-            Self::AttentionMixBackward => {
-                ("attention_mix_backward", include_str!("kernels/attention_mix_backward.wgsl"))
-            }
-            Self::AttentionPattern => ("attention_pattern", include_str!("kernels/attention_pattern.wgsl")),
-            Self::AttentionPatternBackward => {
-                ("attention_pattern_backward", include_str!("kernels/attention_pattern_backward.wgsl"))
-            }
-            Self::ColumnSum => ("column_sum", include_str!("kernels/column_sum.wgsl")),
-            Self::CopyWindow => ("copy_window", include_str!("kernels/copy_window.wgsl")),
-            Self::CrossEntropy => ("cross_entropy", include_str!("kernels/cross_entropy.wgsl")),
-            Self::CrossEntropyBackward => {
-                ("cross_entropy_backward", include_str!("kernels/cross_entropy_backward.wgsl"))
-            }
-            Self::GatherRows => ("gather_rows", include_str!("kernels/gather_rows.wgsl")),
-            Self::HeadProducts => ("head_products", include_str!("kernels/head_products.wgsl")),
-            Self::LogSumExpChunks => ("log_sum_exp_chunks", include_str!("kernels/log_sum_exp_chunks.wgsl")),
-            Self::Matmul => ("matmul", include_str!("kernels/matmul.wgsl")),
-            Self::ReplaceHeads => ("replace_heads", include_str!("kernels/replace_heads.wgsl")),
-            Self::RmsFactor => ("rms_factor", include_str!("kernels/rms_factor.wgsl")),
-            Self::RmsNorm => ("rms_norm", include_str!("kernels/rms_norm.wgsl")),
-            Self::RmsNormBackward => ("rms_norm_backward", include_str!("kernels/rms_norm_backward.wgsl")),
-            Self::RmsNormGainGradient => {
-                ("rms_norm_gain_gradient", include_str!("kernels/rms_norm_gain_gradient.wgsl"))
-            }
-            Self::RmsPull => ("rms_pull", include_str!("kernels/rms_pull.wgsl")),
-            Self::Rotate => ("rotate", include_str!("kernels/rotate.wgsl")),
-            Self::ScaleColumns => ("scale_columns", include_str!("kernels/scale_columns.wgsl")),
-            Self::ScatterRows => ("scatter_rows", include_str!("kernels/scatter_rows.wgsl")),
-            Self::Sum => ("sum", include_str!("kernels/sum.wgsl")),
-            Self::SumOfSquares => ("sum_of_squares", include_str!("kernels/sum_of_squares.wgsl")),
-            Self::Swiglu => ("swiglu", include_str!("kernels/swiglu.wgsl")),
-            Self::SwigluBackward => ("swiglu_backward", include_str!("kernels/swiglu_backward.wgsl")),
+            Self::Scalar => include_str!("kernels/parts/right_f32_scalar.wgsl"),
+            Self::Vec4 | Self::Packed(Form::F32) => include_str!("kernels/parts/right_f32_vec4.wgsl"),
+            Self::Packed(Form::F16) => include_str!("kernels/parts/right_f16.wgsl"),
+            Self::Packed(Form::Bf16) => include_str!("kernels/parts/right_bf16.wgsl"),
+            Self::Packed(Form::Q8) => include_str!("kernels/parts/right_q8.wgsl"),
+            Self::Packed(Form::Q8Offset) => include_str!("kernels/parts/right_q8_offset.wgsl"),
+            Self::Packed(Form::Q4) => include_str!("kernels/parts/right_q4.wgsl"),
+            Self::Packed(Form::Q4K) => include_str!("kernels/parts/right_q4k.wgsl"),
         }
     }
+}
+
+/// The right side of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Right {
+    pub numbers: Numbers,
+    /// Whether trained windows lie over it.
+    pub overlaid: bool,
+}
+
+impl Right {
+    fn parts(self) -> [&'static str; 2] {
+        let overlay = match self.overlaid {
+            false => include_str!("kernels/parts/right_frozen.wgsl"),
+            true => include_str!("kernels/parts/right_overlaid.wgsl"),
+        };
+        [self.numbers.part(), overlay]
+    }
+}
+
+/// The ways to compute a product. Which is fastest depends on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Registers only.
+    Direct,
+    /// Tiles in shared memory, made by this many threads a side.
+    Tiled(u32),
+}
+
+impl Variant {
+    pub const ALL: [Self; 3] = [Self::Direct, Self::Tiled(8), Self::Tiled(16)];
+
+    /// Rows and columns that one workgroup makes.
+    pub fn tile(self) -> (usize, usize) {
+        match self {
+            Self::Direct => (64, 32),
+            Self::Tiled(side) => (4 * side as usize, 4 * side as usize),
+        }
+    }
+}
+
+/// A matrix product: how it is computed, and how its sides lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Product {
+    pub variant: Variant,
+    pub left_vec4: bool,
+    pub left_transposed: bool,
+    pub right: Right,
+    pub right_transposed: bool,
+}
+
+impl Product {
+    fn source(self) -> String {
+        let mut constants = format!(
+            "const LEFT_TRANSPOSED: bool = {};\nconst RIGHT_TRANSPOSED: bool = {};\n",
+            self.left_transposed, self.right_transposed
+        );
+        let body = match self.variant {
+            Variant::Direct => include_str!("kernels/matmul_direct.wgsl"),
+            Variant::Tiled(side) => {
+                constants += &format!("const SIDE: u32 = {side}u;\n");
+                include_str!("kernels/matmul_tiled.wgsl")
+            }
+        };
+        let left = match self.left_vec4 {
+            false => include_str!("kernels/parts/left_scalar.wgsl"),
+            true => include_str!("kernels/parts/left_vec4.wgsl"),
+        };
+        let [numbers, overlay] = self.right.parts();
+        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, numbers, overlay, body].join("\n")
+    }
+}
+
+macro_rules! kernels {
+    ($($name:ident = $file:literal,)*) => {
+        /// An operation; a file has its name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kernel {
+            $($name,)*
+            Product(Product),
+            WidenRows(Right),
+        }
+
+        impl Kernel {
+            /// The operations that are one file.
+            #[cfg(test)]
+            const SINGLE: &[Self] = &[$(Self::$name,)*];
+
+            fn source(self) -> String {
+                match self {
+                    $(Self::$name => include_str!(concat!("kernels/", $file, ".wgsl")).into(),)*
+                    Self::Product(product) => product.source(),
+                    Self::WidenRows(right) => {
+                        let [numbers, overlay] = right.parts();
+                        [numbers, overlay, include_str!("kernels/widen_rows.wgsl")].join("\n")
+                    }
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    Adamw = "adamw",
+    Add = "add",
+    AttentionMix = "attention_mix",
+    AttentionMixBackward = "attention_mix_backward",
+    AttentionPattern = "attention_pattern",
+    AttentionPatternBackward = "attention_pattern_backward",
+    ColumnSum = "column_sum",
+    CopyWindow = "copy_window",
+    CrossEntropy = "cross_entropy",
+    CrossEntropyBackward = "cross_entropy_backward",
+    GatherRows = "gather_rows",
+    HeadProducts = "head_products",
+    LogSumExpChunks = "log_sum_exp_chunks",
+    ReplaceHeads = "replace_heads",
+    RmsFactor = "rms_factor",
+    RmsNorm = "rms_norm",
+    RmsNormBackward = "rms_norm_backward",
+    RmsNormGainGradient = "rms_norm_gain_gradient",
+    RmsPull = "rms_pull",
+    Rotate = "rotate",
+    ScaleColumns = "scale_columns",
+    ScatterRows = "scatter_rows",
+    Sum = "sum",
+    SumOfSquares = "sum_of_squares",
+    SumParts = "sum_parts",
+    Swiglu = "swiglu",
+    SwigluBackward = "swiglu_backward",
 }
 
 pub struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
+    /// Numbers of the storage bindings that the source declares.
+    bindings: Vec<u32>,
 }
 
 /// Bytes of the largest `Params`.
-const LARGEST_PARAMETERS: u64 = 48;
+pub const LARGEST_PARAMETERS: u64 = 64;
 
 impl Pipeline {
     pub fn new(device: &wgpu::Device, kernel: Kernel) -> Self {
-        let (name, source) = kernel.source();
-        let storage = |read_only| wgpu::BindingType::Buffer {
-            ty: wgpu::BufferBindingType::Storage { read_only },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        };
+        let source = kernel.source();
+        let name = format!("{kernel:?}");
         let uniform = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Uniform,
             has_dynamic_offset: true,
             min_binding_size: None,
         };
-        // The kernel's own declarations say which buffers it writes.
-        let buffers = source.lines().filter_map(|line| match line {
-            line if line.contains("var<storage, read_write>") => Some(storage(false)),
-            line if line.contains("var<storage, read>") => Some(storage(true)),
-            _ => None,
-        });
-        let entry = |(binding, ty): (usize, wgpu::BindingType)| wgpu::BindGroupLayoutEntry {
-            binding: binding as u32,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty,
-            count: None,
-        };
-        let entries: Vec<_> = std::iter::once(uniform).chain(buffers).enumerate().map(entry).collect();
-        let layout =
-            device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+        let mut entries = vec![entry(0, uniform)];
+        // The kernel's own declarations say which buffers it binds, and which it writes.
+        for line in source.lines().filter(|line| line.contains("var<storage")) {
+            let number = line.split("@binding(").nth(1).and_then(|rest| rest.split(')').next()?.parse().ok());
+            let read_only = !line.contains("read_write");
+            let storage = wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            };
+            entries.extend(number.map(|number| entry(number, storage)));
+        }
+        let bindings = entries[1..].iter().map(|entry| entry.binding).collect();
+        let label = Some(name.as_str());
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(name),
+            label,
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
+            label,
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
+            label,
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
             cache: None,
         });
-        Self { pipeline, layout }
+        Self { pipeline, layout, bindings }
     }
 
-    pub fn bind(&self, device: &wgpu::Device, parameters: wgpu::Buffer, buffers: &[&Buffer]) -> wgpu::BindGroup {
+    /// `bound[i]` is for binding `i+1`; those that the kernel does not declare are left out.
+    pub fn bind(&self, device: &wgpu::Device, parameters: &wgpu::Buffer, bound: &[Binding<'_>]) -> wgpu::BindGroup {
         let uniform = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: &parameters,
+            buffer: parameters,
             offset: 0,
             size: std::num::NonZero::new(LARGEST_PARAMETERS),
         });
-        let resources = std::iter::once(uniform).chain(buffers.iter().map(|b| b.raw().as_entire_binding()));
-        let entries: Vec<_> = resources
-            .enumerate()
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: binding as u32, resource })
-            .collect();
+        let storage = self
+            .bindings
+            .iter()
+            .map(|number| wgpu::BindGroupEntry { binding: *number, resource: bound[*number as usize - 1].resource() });
+        let entries: Vec<_> =
+            std::iter::once(wgpu::BindGroupEntry { binding: 0, resource: uniform }).chain(storage).collect();
         device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &self.layout, entries: &entries })
+    }
+}
+
+fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kernel, Numbers, Product, Right, Variant};
+    use crate::model::Form;
+    use std::collections::BTreeMap;
+
+    /// Every kernel in every composition that can occur, by a name for its file.
+    fn sources() -> BTreeMap<String, String> {
+        let packed = Form::ALL.into_iter().filter(|form| *form != Form::F32).map(Numbers::Packed);
+        let numbers = [Numbers::Scalar, Numbers::Vec4].into_iter().chain(packed);
+        let rights: Vec<Right> =
+            numbers.flat_map(|numbers| [false, true].map(|overlaid| Right { numbers, overlaid })).collect();
+        let sides = [(false, true), (false, false), (true, false)];
+        let mut all = Kernel::SINGLE.to_vec();
+        for &right in &rights {
+            all.push(Kernel::WidenRows(right));
+            for variant in Variant::ALL {
+                for (left_vec4, (left_transposed, right_transposed)) in
+                    [true, false].into_iter().flat_map(|vec4| sides.map(|sides| (vec4, sides)))
+                {
+                    all.push(Kernel::Product(Product { variant, left_vec4, left_transposed, right, right_transposed }));
+                }
+            }
+        }
+        let name = |kernel: &Kernel| format!("{kernel:?}").replace(|c: char| !c.is_alphanumeric(), "_");
+        let sources: BTreeMap<_, _> = all.iter().map(|kernel| (name(kernel), kernel.source())).collect();
+        assert_eq!(sources.len(), all.len(), "two compositions have one name");
+        sources
+    }
+
+    /// Promise: every composition of the kernels is written where `cargo xtask test` has the reference validators read it.
+    #[test]
+    fn compositions_are_written_for_the_validators() {
+        let sources = sources();
+        let Some(folder) = std::env::var_os("CTSFT_KERNELS").map(std::path::PathBuf::from) else { return };
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (name, source) in sources {
+            std::fs::write(folder.join(name).with_extension("wgsl"), source).expect("a file");
+        }
     }
 }

@@ -3,13 +3,19 @@
 mod buffers;
 mod device;
 mod kernels;
+mod weights;
 
 use super::backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
 use super::optimiser::Step;
+use super::weights::{Place, Weight};
 use super::{Engine, Result};
-use buffers::Buffer;
+use crate::model::{Form, Rows};
+use buffers::{Binding, Buffer};
 use device::Device;
 use kernels::Kernel;
+pub use kernels::Variant;
+use std::ops::Range;
+use weights::{Overlay, Stored};
 
 /// Computes on a GPU.
 pub struct Gpu(Device);
@@ -17,10 +23,12 @@ pub struct Gpu(Device);
 /// A model on a GPU.
 pub type GpuEngine = Engine<Gpu>;
 
-/// A matrix on the GPU.
+/// A matrix on the GPU: a buffer, or a window of one.
 #[derive(Clone)]
 pub struct Tensor {
     buffer: Buffer,
+    /// First value of the buffer that is its own; a multiple of [`super::ALIGNMENT`].
+    start: usize,
     rows: usize,
     cols: usize,
 }
@@ -28,6 +36,10 @@ pub struct Tensor {
 impl Tensor {
     fn len(&self) -> usize {
         self.rows * self.cols
+    }
+
+    fn bind(&self) -> Binding<'_> {
+        Binding { buffer: &self.buffer, start: self.start as u64 * 4, bytes: Some(self.len() as u64 * 4) }
     }
 }
 
@@ -57,26 +69,34 @@ impl Gpu {
     /// # Errors
     /// [`super::EngineError::NoGpu`] with what the platform said.
     pub async fn open() -> Result<Self> {
-        Device::open().await.map(Self)
+        Self::open_with(None, None).await
+    }
+
+    /// Opens it with one way to compute products instead of the fastest, or with no buffer larger than `largest` bytes.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn open_with(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
+        Device::open(variant, largest).await.map(Self)
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.allocate(rows * cols)?, rows, cols })
+        Ok(Tensor { buffer: self.0.allocate(rows * cols)?, start: 0, rows, cols })
     }
 
     /// Runs a kernel with one thread for each of `threads`.
-    fn run(&self, kernel: Kernel, threads: usize, parameters: &[u32], buffers: &[&Buffer]) {
+    fn run(&self, kernel: Kernel, threads: usize, parameters: &[u32], bound: &[Binding<'_>]) {
         let groups = threads.div_ceil(64) as u32;
         // 65,535 groups is the limit of one dimension: longer rows of groups are folded into the second.
         let x = groups.clamp(1, 32_768);
-        self.0.dispatch(kernel, parameters, buffers, [x, groups.div_ceil(x)]);
+        self.0.dispatch(kernel, parameters, bound, [x, groups.div_ceil(x), 1]);
     }
 
     /// An elementwise kernel: as many threads as the output has values.
-    fn elementwise(&self, kernel: Kernel, like: &Tensor, more: &[u32], inputs: &[&Buffer]) -> Result<Tensor> {
+    fn elementwise(&self, kernel: Kernel, like: &Tensor, more: &[u32], inputs: &[Binding<'_>]) -> Result<Tensor> {
         let out = self.tensor(like.rows, like.cols)?;
         let mut buffers = inputs.to_vec();
-        buffers.push(&out.buffer);
+        buffers.push(out.bind());
         let mut parameters = vec![like.len() as u32];
         parameters.extend_from_slice(more);
         self.run(kernel, like.len(), &parameters, &buffers);
@@ -93,24 +113,12 @@ impl Gpu {
     ) -> [u32; 5] {
         [first, pattern_rows as u32, kv_heads as u32, head_dim as u32, layout.entries as u32]
     }
-
-    fn copy(&self, from: &Tensor, from_start: usize, to: &Tensor, to_start: usize, rows: usize, cols: usize) {
-        let parameters = [rows * cols, cols, from_start, from.cols, to_start, to.cols].map(|x| x as u32);
-        self.run(Kernel::CopyWindow, rows * cols, &parameters, &[&from.buffer, &to.buffer]);
-    }
-}
-
-/// Start, row stride and column stride of an operand, and its logical shape.
-fn strides(x: &Operand<Tensor>) -> ([u32; 3], usize, usize) {
-    let (width, start) = (x.tensor.cols as u32, x.start as u32);
-    match x.transposed {
-        false => ([start, width, 1], x.tensor.rows, x.columns),
-        true => ([start, 1, width], x.columns, x.tensor.rows),
-    }
 }
 
 impl Backend for Gpu {
     type Tensor = Tensor;
+    type Stored = Stored;
+    type Overlay = Overlay;
     type Ids = Ids;
     type Layout = Layout;
 
@@ -142,11 +150,11 @@ impl Backend for Gpu {
     }
 
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.upload(bytemuck::cast_slice(data))?, rows, cols })
+        Ok(Tensor { buffer: self.0.upload(bytemuck::cast_slice(data))?, start: 0, rows, cols })
     }
 
     fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.zeros(rows * cols)?, rows, cols })
+        Ok(Tensor { buffer: self.0.zeros(rows * cols)?, start: 0, rows, cols })
     }
 
     fn ids(&self, ids: PackedIds) -> Result<Ids> {
@@ -171,43 +179,74 @@ impl Backend for Gpu {
     }
 
     async fn read(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
-        self.0.read(&tensors.iter().map(|t| (&t.buffer, t.len())).collect::<Vec<_>>()).await
+        self.0.read(&tensors.iter().map(|t| t.bind()).collect::<Vec<_>>()).await
     }
 
-    fn matmul(
+    fn largest_tensor(&self) -> usize {
+        (self.0.largest() / 4) as usize
+    }
+
+    fn view(&self, flat: &Tensor, start: usize, rows: usize, cols: usize) -> Result<Tensor> {
+        Ok(Tensor { buffer: flat.buffer.clone(), start: flat.start + start, rows, cols })
+    }
+
+    fn clear(&self, x: &Tensor) -> Result<()> {
+        self.0.clear(x.bind());
+        Ok(())
+    }
+
+    fn stored(&self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Stored> {
+        self.new_stored(name, form, rows, cols)
+    }
+
+    fn fill(&self, stored: &mut Stored, first: usize, rows: &Rows) -> Result<()> {
+        self.fill_stored(stored, first, rows);
+        Ok(())
+    }
+
+    fn overlay(&self, shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
+        self.new_overlay(shape, places, masters)
+    }
+
+    fn product(
         &self,
-        a: Operand<Tensor>,
-        b: Operand<Tensor>,
+        x: &Tensor,
+        weight: &Weight<'_, Self>,
+        transposed: bool,
         bias: Option<&Tensor>,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let (a_strides, m, k) = strides(&a);
-        let (b_strides, _, n) = strides(&b);
+        self.weight_product(x, weight, transposed, bias, residual)
+    }
+
+    fn weight_rows(&self, weight: &Weight<'_, Self>, ids: &Ids, cols: Range<usize>) -> Result<Tensor> {
+        self.widen_rows(weight, ids, cols)
+    }
+
+    fn matmul(&self, a: Operand<Tensor>, b: Operand<Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let m = if a.transposed { a.columns } else { a.tensor.rows };
+        let n = if b.transposed { b.tensor.rows } else { b.columns };
         let out = self.tensor(m, n)?;
-        let mut parameters = vec![m as u32, n as u32, k as u32];
-        parameters.extend(a_strides);
-        parameters.extend(b_strides);
-        parameters.extend([u32::from(bias.is_some()), u32::from(residual.is_some())]);
-        // Absent operands still need a buffer to bind; the kernel does not read it.
-        let (bias, residual) = (bias.unwrap_or(a.tensor), residual.unwrap_or(a.tensor));
-        let buffers = [&a.tensor.buffer, &b.tensor.buffer, &bias.buffer, &residual.buffer, &out.buffer];
-        self.0.dispatch(Kernel::Matmul, &parameters, &buffers, [n.div_ceil(32) as u32, m.div_ceil(32) as u32]);
+        self.tensor_product(a, b, residual, &out)?;
         Ok(out)
+    }
+
+    fn weight_gradient(&self, dy: Operand<Tensor>, x: Operand<Tensor>, out: &Tensor) -> Result<()> {
+        self.tensor_product(Operand { transposed: true, ..dy }, x, None, out)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        self.elementwise(Kernel::Add, a, &[], &[&a.buffer, &b.buffer])
+        self.elementwise(Kernel::Add, a, &[], &[a.bind(), b.bind()])
     }
 
-    fn column_sum(&self, x: &Tensor, start: usize, columns: usize) -> Result<Tensor> {
-        let out = self.tensor(1, columns)?;
+    fn column_sum(&self, x: &Tensor, start: usize, columns: usize, out: &Tensor) -> Result<()> {
         let parameters = [x.rows, x.cols, start, columns].map(|x| x as u32);
-        self.run(Kernel::ColumnSum, columns, &parameters, &[&x.buffer, &out.buffer]);
-        Ok(out)
+        self.run(Kernel::ColumnSum, columns, &parameters, &[x.bind(), out.bind()]);
+        Ok(())
     }
 
     fn scale_columns(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
-        self.elementwise(Kernel::ScaleColumns, x, &[x.cols as u32], &[&x.buffer, &factors.buffer])
+        self.elementwise(Kernel::ScaleColumns, x, &[x.cols as u32], &[x.bind(), factors.bind()])
     }
 
     fn gather_rows(&self, table: &Tensor, ids: &Ids) -> Result<Tensor> {
@@ -216,21 +255,20 @@ impl Backend for Gpu {
             Kernel::GatherRows,
             out.len(),
             &[out.len() as u32, table.cols as u32],
-            &[&table.buffer, &ids.ids, &out.buffer],
+            &[table.bind(), ids.ids.bind(), out.bind()],
         );
         Ok(out)
     }
 
-    fn scatter_rows(&self, x: &Tensor, ids: &Ids, rows: usize) -> Result<Tensor> {
-        let out = self.zeros(rows, x.cols)?;
+    fn scatter_rows(&self, x: &Tensor, ids: &Ids, out: &Tensor) -> Result<()> {
         let threads = ids.distinct_count * x.cols;
         self.run(
             Kernel::ScatterRows,
             threads,
             &[threads as u32, x.cols as u32],
-            &[&x.buffer, &ids.distinct, &ids.offsets, &ids.places, &out.buffer],
+            &[x.bind(), ids.distinct.bind(), ids.offsets.bind(), ids.places.bind(), out.bind()],
         );
-        Ok(out)
+        Ok(())
     }
 
     fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
@@ -239,10 +277,13 @@ impl Backend for Gpu {
             Kernel::RmsFactor,
             x.rows,
             &[x.rows as u32, x.cols as u32, (eps as f32).to_bits()],
-            &[&x.buffer, &r.buffer],
+            &[x.bind(), r.bind()],
         );
-        let y = self.elementwise(Kernel::RmsNorm, x, &[x.cols as u32], &[&x.buffer, &r.buffer, &gain.buffer])?;
-        Ok((y, r))
+        Ok((self.rms_scale(x, gain, &r)?, r))
+    }
+
+    fn rms_scale(&self, x: &Tensor, gain: &Tensor, r: &Tensor) -> Result<Tensor> {
+        self.elementwise(Kernel::RmsNorm, x, &[x.cols as u32], &[x.bind(), r.bind(), gain.bind()])
     }
 
     fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
@@ -254,7 +295,7 @@ impl Backend for Gpu {
                 Kernel::RmsPull,
                 x.rows,
                 &[x.rows as u32, x.cols as u32],
-                &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer],
+                &[dy.bind(), x.bind(), gain.bind(), r.bind(), pull.bind()],
             );
             pull
         };
@@ -262,19 +303,18 @@ impl Backend for Gpu {
             Kernel::RmsNormBackward,
             x,
             &[x.cols as u32],
-            &[&dy.buffer, &x.buffer, &gain.buffer, &r.buffer, &pull.buffer],
+            &[dy.bind(), x.bind(), gain.bind(), r.bind(), pull.bind()],
         )
     }
 
-    fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor) -> Result<Tensor> {
-        let out = self.tensor(1, x.cols)?;
+    fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor, out: &Tensor) -> Result<()> {
         self.run(
             Kernel::RmsNormGainGradient,
             x.cols,
             &[x.rows as u32, x.cols as u32],
-            &[&dy.buffer, &x.buffer, &r.buffer, &out.buffer],
+            &[dy.bind(), x.bind(), r.bind(), out.bind()],
         );
-        Ok(out)
+        Ok(())
     }
 
     fn rotate(
@@ -292,7 +332,7 @@ impl Backend for Gpu {
             Kernel::Rotate,
             x.len() / 2,
             &parameters,
-            &[&x.buffer, &rotary.0.buffer, &rotary.1.buffer, &layout.rows, &out.buffer],
+            &[x.bind(), rotary.0.bind(), rotary.1.bind(), layout.rows.bind(), out.bind()],
         );
         Ok(out)
     }
@@ -305,7 +345,7 @@ impl Backend for Gpu {
             Kernel::AttentionPattern,
             layout.tokens * heads,
             &parameters,
-            &[&q.buffer, &k.buffer, &layout.rows, &out.buffer],
+            &[q.bind(), k.bind(), layout.rows.bind(), out.bind()],
         );
         Ok(out)
     }
@@ -317,7 +357,7 @@ impl Backend for Gpu {
             Kernel::AttentionMix,
             out.len(),
             &parameters,
-            &[&pattern.buffer, &v.buffer, &layout.rows, &out.buffer],
+            &[pattern.bind(), v.bind(), layout.rows.bind(), out.bind()],
         );
         Ok(out)
     }
@@ -336,7 +376,7 @@ impl Backend for Gpu {
             Kernel::AttentionMixBackward,
             out.len(),
             &parameters,
-            &[&pattern.buffer, &dz.buffer, &layout.rows, &out.buffer],
+            &[pattern.bind(), dz.bind(), layout.rows.bind(), out.bind()],
         );
         Ok(out)
     }
@@ -355,7 +395,7 @@ impl Backend for Gpu {
             Kernel::AttentionPatternBackward,
             layout.tokens * pattern.rows,
             &parameters,
-            &[&pattern.buffer, &dz.buffer, &v.buffer, &layout.rows, &out.buffer],
+            &[pattern.bind(), dz.bind(), v.bind(), layout.rows.bind(), out.bind()],
         );
         Ok(out)
     }
@@ -372,7 +412,7 @@ impl Backend for Gpu {
             Kernel::ReplaceHeads,
             z,
             &[z.cols as u32, head_dim as u32],
-            &[&z.buffer, &means.buffer, &slots.ids, &flags.buffer],
+            &[z.bind(), means.bind(), slots.ids.bind(), flags.bind()],
         )
     }
 
@@ -391,13 +431,13 @@ impl Backend for Gpu {
             Kernel::HeadProducts,
             out.len(),
             &parameters,
-            &[&z.buffer, &means.buffer, &slots.ids, &gradient.buffer, &out.buffer],
+            &[z.bind(), means.bind(), slots.ids.bind(), gradient.bind(), out.bind()],
         );
         Ok(out)
     }
 
     fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        self.elementwise(Kernel::Swiglu, gate, &[], &[&gate.buffer, &up.buffer])
+        self.elementwise(Kernel::Swiglu, gate, &[], &[gate.bind(), up.bind()])
     }
 
     fn swiglu_backward(&self, dy: &Tensor, gate: &Tensor, up: &Tensor, rule: GateRule) -> Result<(Tensor, Tensor)> {
@@ -411,7 +451,7 @@ impl Backend for Gpu {
             Kernel::SwigluBackward,
             gate.len(),
             &[gate.len() as u32, rule],
-            &[&dy.buffer, &gate.buffer, &up.buffer, &d_gate.buffer, &d_up.buffer],
+            &[dy.bind(), gate.bind(), up.bind(), d_gate.bind(), d_up.bind()],
         );
         Ok((d_gate, d_up))
     }
@@ -424,16 +464,16 @@ impl Backend for Gpu {
             Kernel::LogSumExpChunks,
             rows * chunks,
             &[rows as u32, cols as u32, CHUNK as u32, chunks as u32],
-            &[&logits.buffer, &parts.buffer],
+            &[logits.bind(), parts.bind()],
         );
         let (log_sums, losses) = (self.tensor(rows, 1)?, self.tensor(rows, 1)?);
-        let buffers = [&logits.buffer, &parts.buffer, &targets.ids, &log_sums.buffer, &losses.buffer];
+        let buffers = [logits.bind(), parts.bind(), targets.ids.bind(), log_sums.bind(), losses.bind()];
         self.run(Kernel::CrossEntropy, rows, &[rows as u32, cols as u32, chunks as u32], &buffers);
         let gradient = self.elementwise(
             Kernel::CrossEntropyBackward,
             logits,
             &[rows as u32, cols as u32],
-            &[&logits.buffer, &log_sums.buffer, &targets.ids],
+            &[logits.bind(), log_sums.bind(), targets.ids.bind()],
         )?;
         Ok((losses, gradient))
     }
@@ -449,29 +489,27 @@ impl Backend for Gpu {
                 Kernel::SumOfSquares,
                 chunks,
                 &[x.len() as u32, chunk as u32, first as u32],
-                &[&x.buffer, &parts.buffer],
+                &[x.bind(), parts.bind()],
             );
             first += chunks;
         }
         let out = self.tensor(1, 1)?;
-        self.run(Kernel::Sum, 1, &[total as u32], &[&parts.buffer, &out.buffer]);
+        self.run(Kernel::Sum, 1, &[total as u32], &[parts.bind(), out.bind()]);
         Ok(out)
     }
 
     fn adamw(
         &self,
-        parameter: &Tensor,
-        row: usize,
-        col: usize,
-        gradient: &Tensor,
+        parameters: &Tensor,
+        gradients: &Tensor,
         m: &Tensor,
         v: &Tensor,
         norm_squared: &Tensor,
+        decayed: usize,
         step: &Step,
     ) -> Result<()> {
-        let start = row * parameter.cols + col;
-        let mut parameters = [gradient.len(), gradient.cols, start, parameter.cols].map(|x| x as u32).to_vec();
-        let numbers = [
+        let mut numbers = vec![parameters.len() as u32, decayed as u32];
+        let rates = [
             step.learning_rate,
             step.beta1,
             step.beta2,
@@ -481,20 +519,16 @@ impl Backend for Gpu {
             step.correction1,
             step.correction2,
         ];
-        parameters.extend(numbers.map(f32::to_bits));
-        let buffers = [&gradient.buffer, &norm_squared.buffer, &parameter.buffer, &m.buffer, &v.buffer];
-        self.run(Kernel::Adamw, gradient.len(), &parameters, &buffers);
+        numbers.extend(rates.map(f32::to_bits));
+        let bound = [gradients.bind(), norm_squared.bind(), parameters.bind(), m.bind(), v.bind()];
+        self.run(Kernel::Adamw, parameters.len(), &numbers, &bound);
         Ok(())
     }
 
-    fn copy_window(&self, x: &Tensor, row: usize, col: usize, rows: usize, cols: usize) -> Result<Tensor> {
-        let out = self.tensor(rows, cols)?;
-        self.copy(x, row * x.cols + col, &out, 0, rows, cols);
-        Ok(out)
-    }
-
-    fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
-        self.copy(window, 0, x, row * x.cols + col, window.rows, window.cols);
+    fn write_window(&self, to: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
+        let (count, start) = (window.len(), row * to.cols + col);
+        let parameters = [count, window.cols, 0, window.cols, start, to.cols].map(|x| x as u32);
+        self.run(Kernel::CopyWindow, count, &parameters, &[window.bind(), to.bind()]);
         Ok(())
     }
 }

@@ -1,10 +1,8 @@
-// One AdamW update (METHOD.md §7) of the window [count/cols, cols] of `parameter` that starts at `start`, rows `stride` apart.
-// gradient, m, v have the window's shape; norm_squared [1, 1] is that of all gradients. One thread a weight.
+// One AdamW update (METHOD.md §7) of `parameters [count]`; only the first `decayed` of them decay. gradients, m and v lie as
+// they do; norm_squared [1, 1] is that of all gradients. One thread a weight.
 struct Params {
   count: u32,
-  cols: u32,
-  start: u32,
-  stride: u32,
+  decayed: u32,
   learning_rate: f32,
   beta1: f32,
   beta2: f32,
@@ -15,9 +13,9 @@ struct Params {
   correction2: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> gradient: array<f32>;
+@group(0) @binding(1) var<storage, read> gradients: array<f32>;
 @group(0) @binding(2) var<storage, read> norm_squared: array<f32>;
-@group(0) @binding(3) var<storage, read_write> parameter: array<f32>;
+@group(0) @binding(3) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(4) var<storage, read_write> m: array<f32>;
 @group(0) @binding(5) var<storage, read_write> v: array<f32>;
 
@@ -29,13 +27,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   if p.clip > 0.0 {
     factor = min(1.0, p.clip / (sqrt(norm_squared[0]) + 1e-6));
   }
-  let g = gradient[i] * factor;
+  let g = gradients[i] * factor;
   let first = p.beta1 * m[i] + (1.0 - p.beta1) * g;
   let second = p.beta2 * v[i] + (1.0 - p.beta2) * g * g;
   m[i] = first;
   v[i] = second;
-  let at = p.start + i / p.cols * p.stride + i % p.cols;
-  let weight = parameter[at];
-  let change = (first / p.correction1) / (sqrt(second / p.correction2) + p.eps) + p.weight_decay * weight;
-  parameter[at] = weight - p.learning_rate * change;
+  let weight = parameters[i];
+  let decay = select(0.0, p.weight_decay, i < p.decayed);
+  let change = (first / p.correction1) / (sqrt(second / p.correction2) + p.eps) + decay * weight;
+  parameters[i] = weight - p.learning_rate * change;
 }

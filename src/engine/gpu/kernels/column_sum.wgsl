@@ -1,4 +1,4 @@
-// out [1, columns]: sum over rows of the columns start..start+columns of x [rows, cols]. One thread a column.
+// out [1, cols], its columns start..start+columns: sum over rows of those of x [rows, cols]. One thread a column.
 struct Params {
   rows: u32,
   cols: u32,
@@ -17,5 +17,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   for (var row = 0u; row < p.rows; row++) {
     sum += x[row * p.cols + p.start + i];
   }
-  out[i] = sum;
+  out[p.start + i] = sum;
 }

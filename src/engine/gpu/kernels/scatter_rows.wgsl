@@ -1,4 +1,4 @@
-// out [rows, cols], zeroed before: row distinct[j] = sum of the rows places[offsets[j]..offsets[j+1]] of x [n, cols].
+// To row distinct[j] of out [rows, cols] is added the sum of the rows places[offsets[j]..offsets[j+1]] of x [n, cols].
 // One thread a value of a distinct row, so that no two write the same.
 struct Params {
   count: u32,
@@ -21,5 +21,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   for (var k = offsets[j]; k < offsets[j + 1u]; k++) {
     sum += x[places[k] * p.cols + column];
   }
-  out[distinct[j] * p.cols + column] = sum;
+  out[distinct[j] * p.cols + column] += sum;
 }

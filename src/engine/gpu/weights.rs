@@ -1,0 +1,311 @@
+//! Matrix products: weights in their stored form, trained windows over them, and plain tensors.
+
+use super::buffers::{Binding, Buffer};
+use super::kernels::{Kernel, Numbers, Product, Right, Variant};
+use super::{Gpu, Ids, Tensor};
+use crate::engine::backend::Operand;
+use crate::engine::weights::{Place, Weight};
+use crate::engine::{EngineError, Result};
+use crate::model::{Form, Rows};
+use std::ops::Range;
+
+/// A matrix in its stored form, in parts of whole rows that a kernel can be given.
+pub struct Stored {
+    form: Form,
+    columns: usize,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    rows: Range<usize>,
+    values: Buffer,
+    scales: Option<Buffer>,
+}
+
+/// Trained windows of a matrix.
+#[derive(Clone)]
+pub struct Overlay {
+    masters: Tensor,
+    /// For each row, or column, where its master begins.
+    table: Buffer,
+    /// Columns of a block of columns.
+    block: usize,
+    by_column: bool,
+}
+
+/// A row or column without a master.
+const NO_MASTER: u32 = u32::MAX;
+
+/// The right side of a product, or one part of it.
+struct Side<'a> {
+    kind: Right,
+    values: Binding<'a>,
+    scales: Option<Binding<'a>>,
+    overlay: Option<&'a Overlay>,
+    /// Column that counts as its first.
+    start: usize,
+    stride: usize,
+    scale_stride: usize,
+    rows: Range<usize>,
+}
+
+impl<'a> Side<'a> {
+    /// Columns of a plain tensor.
+    fn tensor(x: &'a Tensor, start: usize, overlay: Option<&'a Overlay>) -> Self {
+        let vec4 = x.cols.is_multiple_of(4) && start.is_multiple_of(4);
+        let numbers = if vec4 { Numbers::Vec4 } else { Numbers::Scalar };
+        Self {
+            kind: Right { numbers, overlaid: overlay.is_some() },
+            values: x.bind(),
+            scales: None,
+            overlay,
+            start,
+            stride: x.cols,
+            scale_stride: 0,
+            rows: 0..x.rows,
+        }
+    }
+
+    /// All parts of a weight as it is now.
+    fn weight(weight: &'a Weight<'_, Gpu>) -> Vec<Self> {
+        let overlay = weight.overlay.as_ref();
+        if let Some(whole) = &weight.whole {
+            return vec![Self::tensor(whole, 0, overlay)];
+        }
+        let (form, columns) = (weight.frozen.form, weight.frozen.columns);
+        let part = |part: &'a Part| Self {
+            kind: Right { numbers: numbers(form), overlaid: overlay.is_some() },
+            values: part.values.bind(),
+            scales: part.scales.as_ref().map(Buffer::bind),
+            overlay,
+            start: 0,
+            stride: form.value_words(columns),
+            scale_stride: form.scale_words(columns),
+            rows: part.rows.clone(),
+        };
+        weight.frozen.parts.iter().map(part).collect()
+    }
+
+    /// Masters and table, or something to bind in their place.
+    fn overlay_bindings(&self) -> [Binding<'a>; 2] {
+        self.overlay.map_or([self.values; 2], |o| [o.masters.bind(), o.table.bind()])
+    }
+
+    /// Parameters of `parts/right_overlaid.wgsl`: block, by_column.
+    fn overlay_parameters(&self) -> [u32; 2] {
+        self.overlay.map_or([0; 2], |o| [o.block as u32, u32::from(o.by_column)])
+    }
+}
+
+/// Stored f32 rows begin at multiples of 4.
+fn numbers(form: Form) -> Numbers {
+    if form == Form::F32 { Numbers::Vec4 } else { Numbers::Packed(form) }
+}
+
+/// What a product adds, and where it goes.
+struct Out<'a> {
+    tensor: &'a Tensor,
+    start: usize,
+    bias: Option<&'a Tensor>,
+    residual: Option<&'a Tensor>,
+}
+
+/// Products of fewer threads than this leave most of a GPU idle, and are split over k.
+const ENOUGH_THREADS: usize = 1 << 14;
+
+/// Shortest stretch of k worth a part of its own.
+const SHORTEST_SPLIT: usize = 256;
+
+/// Products of no more rows than this read each weight once: tiles would be mostly empty.
+const FEW_ROWS: usize = 16;
+
+impl Gpu {
+    pub(super) fn new_stored(&self, name: &str, form: Form, rows: usize, columns: usize) -> Result<Stored> {
+        let row = form.value_words(columns) as u64 * 4;
+        let limit = self.0.largest();
+        if row > limit {
+            return Err(EngineError::TooLarge { what: format!("a row of `{name}`"), needed: row, limit });
+        }
+        let step = ((limit / row.max(1)) as usize).clamp(1, rows.max(1));
+        let mut parts = Vec::new();
+        for first in (0..rows).step_by(step) {
+            let rows = first..(first + step).min(rows);
+            let scale_words = rows.len() * form.scale_words(columns);
+            parts.push(Part {
+                values: self.0.room(rows.len() * form.value_words(columns))?,
+                scales: if scale_words > 0 { Some(self.0.room(scale_words)?) } else { None },
+                rows,
+            });
+        }
+        Ok(Stored { form, columns, parts })
+    }
+
+    pub(super) fn fill_stored(&self, stored: &Stored, first: usize, rows: &Rows) {
+        let (value_words, scale_words) = (rows.form.value_words(rows.columns), rows.form.scale_words(rows.columns));
+        for part in &stored.parts {
+            let here = part.rows.start.max(first)..part.rows.end.min(first + rows.len());
+            if here.is_empty() {
+                continue;
+            }
+            let (from, to) = (here.start - first..here.end - first, here.start - part.rows.start);
+            let cut = |words: usize| from.start * words..from.end * words;
+            let values = bytemuck::cast_slice(&rows.values[cut(value_words)]);
+            self.0.write(&part.values, (to * value_words) as u64 * 4, values);
+            if let Some(scales) = &part.scales {
+                let values = bytemuck::cast_slice(&rows.scales[cut(scale_words)]);
+                self.0.write(scales, (to * scale_words) as u64 * 4, values);
+            }
+        }
+    }
+
+    pub(super) fn new_overlay(&self, shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
+        let (rows, columns) = shape;
+        let by_column = places[0].slice.rows.len() == rows;
+        let width = |place: &Place| if by_column { 1 } else { place.slice.cols.len() };
+        let mut table = vec![NO_MASTER; if by_column { columns } else { rows }.next_multiple_of(4)];
+        for place in places {
+            let along = if by_column { &place.slice.cols } else { &place.slice.rows };
+            for (i, entry) in table[along.clone()].iter_mut().enumerate() {
+                *entry = (place.start + i * width(place)) as u32;
+            }
+        }
+        let block = places[0].slice.cols.len();
+        let table = self.0.upload(bytemuck::cast_slice(&table))?;
+        Ok(Overlay { masters: masters.clone(), table, block, by_column })
+    }
+
+    pub(super) fn weight_product(
+        &self,
+        x: &Tensor,
+        weight: &Weight<'_, Gpu>,
+        transposed: bool,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let out = self.tensor(x.rows, if transposed { weight.rows } else { weight.cols })?;
+        let parts = Side::weight(weight);
+        let mut last = residual.cloned();
+        let mut sum = out.clone();
+        for (number, side) in parts.iter().enumerate() {
+            if transposed {
+                // Each part makes columns of its own.
+                let out = Out { tensor: &out, start: side.rows.start, bias, residual };
+                self.multiply(left(x, 0, x.cols, false), side, true, &out)?;
+            } else {
+                // Each part adds its share.
+                if number > 0 {
+                    sum = self.tensor(x.rows, weight.cols)?;
+                }
+                let left = left(x, side.rows.start, side.rows.len(), false);
+                let bias = if number == 0 { bias } else { None };
+                self.multiply(left, side, false, &Out { tensor: &sum, start: 0, bias, residual: last.as_ref() })?;
+                last = Some(sum.clone());
+            }
+        }
+        Ok(if transposed { out } else { sum })
+    }
+
+    pub(super) fn tensor_product(
+        &self,
+        a: Operand<Tensor>,
+        b: Operand<Tensor>,
+        residual: Option<&Tensor>,
+        out: &Tensor,
+    ) -> Result<()> {
+        let side = Side::tensor(b.tensor, b.start, None);
+        let left = left(a.tensor, a.start, a.columns, a.transposed);
+        // A transposed window of B has as many rows as the window has columns; the kernel takes n from `out`.
+        self.multiply(left, &side, b.transposed, &Out { tensor: out, start: 0, bias: None, residual })
+    }
+
+    /// Widens rows of a weight: `[ids, cols]`.
+    pub(super) fn widen_rows(&self, weight: &Weight<'_, Gpu>, ids: &Ids, cols: Range<usize>) -> Result<Tensor> {
+        let out = self.tensor(ids.count, cols.len())?;
+        let fours = cols.end.div_ceil(4) - cols.start / 4;
+        for side in Side::weight(weight) {
+            let place = [ids.count, side.rows.start, side.rows.len(), cols.start, cols.len()].map(|x| x as u32);
+            let mut parameters = place.to_vec();
+            parameters.extend([side.start, side.stride, side.scale_stride].map(|x| x as u32));
+            parameters.extend(side.overlay_parameters());
+            let [masters, table] = side.overlay_bindings();
+            let bound = [ids.ids.bind(), side.values, side.scales.unwrap_or(side.values), masters, table, out.bind()];
+            self.run(Kernel::WidenRows(side.kind), ids.count * fours, &parameters, &bound);
+        }
+        Ok(out)
+    }
+
+    fn multiply(&self, left: Left<'_>, right: &Side<'_>, right_transposed: bool, out: &Out<'_>) -> Result<()> {
+        let (m, k) = left.shape;
+        let n = if right_transposed && right.rows.len() < out.tensor.cols { right.rows.len() } else { out.tensor.cols };
+        let variant = if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() };
+        let (tall, wide) = variant.tile();
+        let groups = [n.div_ceil(wide), m.div_ceil(tall)];
+        let threads =
+            if variant == Variant::Direct { m.div_ceil(8) * n.div_ceil(4) } else { groups[0] * groups[1] * 256 };
+        let parts = match out.start == 0 && n == out.tensor.cols && !self.0.is_software() {
+            true => (ENOUGH_THREADS / threads.max(1)).min(k / SHORTEST_SPLIT).max(1),
+            false => 1,
+        };
+        let split = k.div_ceil(parts).next_multiple_of(16);
+        let parts = k.div_ceil(split);
+        let partial = if parts > 1 { Some(self.tensor(parts * m, n)?) } else { None };
+        let target = partial.as_ref().unwrap_or(out.tensor);
+        let (bias, residual) = if parts > 1 { (None, None) } else { (out.bias, out.residual) };
+
+        let mut parameters = [m, n, k, split, left.start, left.x.cols, right.start, right.stride, right.scale_stride]
+            .map(|x| x as u32)
+            .to_vec();
+        parameters.extend(right.overlay_parameters());
+        parameters.extend([out.start as u32, target.cols as u32]);
+        parameters.extend([u32::from(bias.is_some()), u32::from(residual.is_some())]);
+        let [masters, table] = right.overlay_bindings();
+        // Absent operands still need a buffer to bind; the kernel does not read it.
+        let bound = [
+            left.x.bind(),
+            right.values,
+            right.scales.unwrap_or(right.values),
+            masters,
+            table,
+            bias.unwrap_or(left.x).bind(),
+            residual.unwrap_or(left.x).bind(),
+            target.bind(),
+        ];
+        let product = Product {
+            variant,
+            left_vec4: left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
+            left_transposed: left.transposed,
+            right: right.kind,
+            right_transposed,
+        };
+        self.0.dispatch(
+            Kernel::Product(product),
+            &parameters,
+            &bound,
+            [groups[0] as u32, groups[1] as u32, parts as u32],
+        );
+        if let Some(partial) = partial {
+            let parameters = [m * n, n, parts, out.bias.is_some().into(), out.residual.is_some().into()];
+            let bound = [
+                partial.bind(),
+                out.bias.unwrap_or(&partial).bind(),
+                out.residual.unwrap_or(&partial).bind(),
+                out.tensor.bind(),
+            ];
+            self.run(Kernel::SumParts, m * n, &parameters.map(|x: usize| x as u32), &bound);
+        }
+        Ok(())
+    }
+}
+
+/// The left side of a product: columns `start..` of a tensor; `shape` is the product's m and k.
+struct Left<'a> {
+    x: &'a Tensor,
+    start: usize,
+    transposed: bool,
+    shape: (usize, usize),
+}
+
+fn left(x: &Tensor, start: usize, columns: usize, transposed: bool) -> Left<'_> {
+    let shape = if transposed { (columns, x.rows) } else { (x.rows, columns) };
+    Left { x, start, transposed, shape }
+}

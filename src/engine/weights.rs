@@ -1,0 +1,335 @@
+//! The model's weights: frozen in the checkpoint's form, with f32 masters of what is trained lying over them.
+//!
+//! Nothing ever writes to the frozen weights, and every training has masters of its own: to go back to an earlier state
+//! is to look through its masters again.
+
+use super::backend::ALIGNMENT;
+use super::{Backend, Engine, EngineError, PackedIds, Result};
+use crate::model::{Checkpoint, Parameter};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Bytes of weights read and moved to the device at once.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// A rectangle of a weight: all of it, a head's rows of `W_Q`, a head's columns of `W_O`. Vectors have one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterSlice {
+    pub name: String,
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
+    /// Biases and norm gains, which weight decay leaves alone.
+    pub vector: bool,
+}
+
+impl ParameterSlice {
+    /// Number of weights in it.
+    pub fn len(&self) -> usize {
+        self.rows.len() * self.cols.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A slice and where its master lies in its segment.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub slice: ParameterSlice,
+    /// Flat tensor that holds it, by number.
+    pub segment: usize,
+    /// First value of it there. Vectors are held whole, whatever part of them is trained.
+    pub start: usize,
+}
+
+/// Flat tensors with room for the masters of slices: matrices first, then vectors. Gradients and moments have the same
+/// layout.
+#[derive(Debug, Clone, Default)]
+pub struct Segments {
+    pub places: Vec<Place>,
+    /// Values in each segment, and how many of them belong to matrices.
+    pub sizes: Vec<(usize, usize)>,
+}
+
+impl Segments {
+    /// Lays out `slices` in segments of at most `largest` values.
+    fn new(slices: &[ParameterSlice], width: impl Fn(&str) -> usize, largest: usize) -> Self {
+        let mut sizes: Vec<(usize, usize)> = Vec::new();
+        let mut starts: HashMap<usize, (usize, usize)> = HashMap::new();
+        let mut vectors: HashMap<&str, (usize, usize)> = HashMap::new();
+        let mut room = |len: usize, decayed: bool| {
+            let len = len.next_multiple_of(ALIGNMENT);
+            if sizes.last().is_none_or(|(used, _)| used + len > largest) {
+                sizes.push((0, 0));
+            }
+            let segment = sizes.len() - 1;
+            let start = sizes[segment].0;
+            sizes[segment].0 += len;
+            if decayed {
+                sizes[segment].1 = sizes[segment].0;
+            }
+            (segment, start)
+        };
+        // A matrix's slices lie in one segment, for its overlay: they are laid out together.
+        let mut matrices: Vec<(&str, Vec<usize>)> = Vec::new();
+        for (i, slice) in slices.iter().enumerate().filter(|(_, s)| !s.vector) {
+            match matrices.iter_mut().find(|(name, _)| *name == slice.name) {
+                Some((_, members)) => members.push(i),
+                None => matrices.push((&slice.name, vec![i])),
+            }
+        }
+        for (_, members) in matrices {
+            let lengths: Vec<usize> = members.iter().map(|i| slices[*i].len().next_multiple_of(ALIGNMENT)).collect();
+            let (segment, mut start) = room(lengths.iter().sum(), true);
+            for (i, len) in members.into_iter().zip(lengths) {
+                starts.insert(i, (segment, start));
+                start += len;
+            }
+        }
+        for (i, slice) in slices.iter().enumerate().filter(|(_, s)| s.vector) {
+            let place = *vectors.entry(&slice.name).or_insert_with(|| room(width(&slice.name), false));
+            starts.insert(i, place);
+        }
+        let place = |(i, slice): (usize, &ParameterSlice)| {
+            let (segment, start) = starts[&i];
+            Place { slice: slice.clone(), segment, start }
+        };
+        Self { places: slices.iter().enumerate().map(place).collect(), sizes }
+    }
+
+    /// Places of a parameter's slices.
+    pub fn of<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Place> + use<'a> {
+        let name = name.to_string();
+        self.places.iter().filter(move |p| p.slice.name == name)
+    }
+}
+
+/// Masters over a matrix.
+enum Masters<B: Backend> {
+    /// Of all of it.
+    Whole(B::Tensor),
+    /// Of some windows of what lies below.
+    Windows { below: Option<B::Tensor>, overlay: B::Overlay },
+}
+
+impl<B: Backend> Clone for Masters<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Whole(whole) => Self::Whole(whole.clone()),
+            Self::Windows { below, overlay } => Self::Windows { below: below.clone(), overlay: overlay.clone() },
+        }
+    }
+}
+
+/// What lies over the frozen weights, by name.
+pub(super) struct Tuned<B: Backend> {
+    matrices: HashMap<String, Masters<B>>,
+    vectors: HashMap<String, B::Tensor>,
+}
+
+impl<B: Backend> Default for Tuned<B> {
+    fn default() -> Self {
+        Self { matrices: HashMap::new(), vectors: HashMap::new() }
+    }
+}
+
+impl<B: Backend> Clone for Tuned<B> {
+    fn clone(&self) -> Self {
+        Self { matrices: self.matrices.clone(), vectors: self.vectors.clone() }
+    }
+}
+
+/// A matrix as it is read: trained windows over trained or frozen values.
+pub struct Weight<'a, B: Backend> {
+    pub frozen: &'a B::Stored,
+    /// Stands for all of `frozen`.
+    pub whole: Option<B::Tensor>,
+    pub overlay: Option<B::Overlay>,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// A state of the weights to return to.
+pub struct Snapshot<B: Backend>(Tuned<B>);
+
+/// The frozen weights.
+pub(super) struct Frozen<B: Backend> {
+    matrices: HashMap<String, (B::Stored, usize, usize)>,
+    vectors: HashMap<String, B::Tensor>,
+}
+
+impl<B: Backend> Frozen<B> {
+    /// Moves a checkpoint's weights to the backend, piece by piece. `progress` gets (weights done, weights in all).
+    pub fn load(backend: &B, checkpoint: &mut Checkpoint, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
+        let parameters = checkpoint.config.parameters();
+        let total = checkpoint.config.parameter_count();
+        let (mut matrices, mut vectors, mut done) = (HashMap::new(), HashMap::new(), 0);
+        for parameter in parameters {
+            let Parameter { name, rows, cols, vector } = &parameter;
+            progress(done, total);
+            if *vector {
+                let data = checkpoint.read(&parameter)?;
+                vectors.insert(name.clone(), backend.upload(&data, 1, *cols)?);
+                done += cols;
+                continue;
+            }
+            let form = checkpoint.form(name)?;
+            let mut stored = backend.stored(name, form, *rows, *cols)?;
+            let step = (PIECE_BYTES / form.bytes(1, *cols).max(1)).max(1) as usize;
+            for first in (0..*rows).step_by(step) {
+                let last = (first + step).min(*rows);
+                backend.fill(&mut stored, first, &checkpoint.read_rows(&parameter, form, first..last)?)?;
+                done += (last - first) * cols;
+                progress(done, total);
+            }
+            matrices.insert(name.clone(), (stored, *rows, *cols));
+        }
+        progress(total, total);
+        Ok(Self { matrices, vectors })
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    /// A matrix as it is now.
+    pub(super) fn weight(&self, name: &str) -> Result<Weight<'_, B>> {
+        let unknown = || EngineError::UnknownParameter(name.into());
+        let (frozen, rows, cols) = self.frozen.matrices.get(name).ok_or_else(unknown)?;
+        let (whole, overlay) = match self.tuned.borrow().matrices.get(name) {
+            None => (None, None),
+            Some(Masters::Whole(whole)) => (Some(whole.clone()), None),
+            Some(Masters::Windows { below, overlay }) => (below.clone(), Some(overlay.clone())),
+        };
+        Ok(Weight { frozen, whole, overlay, rows: *rows, cols: *cols })
+    }
+
+    /// A bias or a gain as it is now; `None` where the family has none.
+    pub(super) fn optional_vector(&self, name: &str) -> Option<B::Tensor> {
+        self.tuned.borrow().vectors.get(name).or_else(|| self.frozen.vectors.get(name)).cloned()
+    }
+
+    /// A bias or a gain as it is now.
+    pub(super) fn vector(&self, name: &str) -> Result<B::Tensor> {
+        self.optional_vector(name).ok_or_else(|| EngineError::UnknownParameter(name.into()))
+    }
+
+    /// Where gradients to `slices` are put.
+    ///
+    /// # Errors
+    /// An unknown parameter.
+    pub fn segments(&self, slices: &[ParameterSlice]) -> Result<Segments> {
+        for slice in slices {
+            if !self.frozen.matrices.contains_key(&slice.name) && !self.frozen.vectors.contains_key(&slice.name) {
+                return Err(EngineError::UnknownParameter(slice.name.clone()));
+            }
+        }
+        let width = |name: &str| self.frozen.vectors.get(name).map_or(0, |x| self.backend.shape(x).1);
+        Ok(Segments::new(slices, width, self.backend.largest_tensor()))
+    }
+
+    /// Lays fresh masters, equal to the present values, over the slices; returns their flat tensors.
+    pub(super) fn lay_masters(&self, segments: &Segments) -> Result<Vec<B::Tensor>> {
+        let b = &self.backend;
+        let flat = segments.sizes.iter().map(|(size, _)| b.zeros(1, *size)).collect::<Result<Vec<_>>>()?;
+        let mut tuned = self.tuned.borrow().clone();
+        let mut names: Vec<&str> = Vec::new();
+        for place in &segments.places {
+            if !names.contains(&place.slice.name.as_str()) {
+                names.push(&place.slice.name);
+            }
+        }
+        for name in names {
+            let places: Vec<Place> = segments.of(name).cloned().collect();
+            let masters = &flat[places[0].segment];
+            if places[0].slice.vector {
+                let present = self.vector(name)?;
+                let master = b.view(masters, places[0].start, 1, b.shape(&present).1)?;
+                b.write_window(&master, 0, 0, &present)?;
+                tuned.vectors.insert(name.into(), master);
+                continue;
+            }
+            let weight = self.weight(name)?;
+            for Place { slice, start, .. } in &places {
+                let master = b.view(masters, *start, slice.rows.len(), slice.cols.len())?;
+                self.widen(&weight, slice.rows.clone(), slice.cols.clone(), &master)?;
+            }
+            let whole = places[0].slice.len() == weight.rows * weight.cols;
+            let laid = if whole {
+                Masters::Whole(b.view(masters, places[0].start, weight.rows, weight.cols)?)
+            } else {
+                let below = match weight.overlay {
+                    // Windows over windows: those below become part of a whole.
+                    Some(_) => {
+                        let all = b.zeros(weight.rows, weight.cols)?;
+                        self.widen(&weight, 0..weight.rows, 0..weight.cols, &all)?;
+                        Some(all)
+                    }
+                    None => weight.whole.clone(),
+                };
+                Masters::Windows { below, overlay: b.overlay((weight.rows, weight.cols), &places, masters)? }
+            };
+            tuned.matrices.insert(name.into(), laid);
+        }
+        self.tuned.replace(tuned);
+        Ok(flat)
+    }
+
+    /// Copies a window's present values to `out`, piece by piece.
+    fn widen(&self, weight: &Weight<'_, B>, rows: Range<usize>, cols: Range<usize>, out: &B::Tensor) -> Result<()> {
+        let step = (PIECE_BYTES as usize / 4 / cols.len()).max(1);
+        for first in rows.clone().step_by(step) {
+            let ids = (first as u32..(first + step).min(rows.end) as u32).collect();
+            let piece = self.backend.weight_rows(weight, &self.backend.ids(PackedIds::new(ids))?, cols.clone())?;
+            self.backend.write_window(out, first - rows.start, 0, &piece)?;
+        }
+        Ok(())
+    }
+
+    /// The present state of the weights. It costs nothing: masters are shared, and each training has its own.
+    pub fn snapshot(&self) -> Snapshot<B> {
+        Snapshot(self.tuned.borrow().clone())
+    }
+
+    /// Returns to a state.
+    pub fn restore(&self, snapshot: &Snapshot<B>) {
+        self.tuned.replace(snapshot.0.clone());
+    }
+
+    /// A whole weight, row-major.
+    ///
+    /// # Errors
+    /// An unknown parameter or a device failure.
+    pub async fn read_parameter(&self, name: &str) -> Result<Vec<f32>> {
+        if let Some(vector) = self.optional_vector(name) {
+            return Ok(self.backend.read(&[&vector]).await?.swap_remove(0));
+        }
+        let weight = self.weight(name)?;
+        let step = (PIECE_BYTES as usize / 4 / weight.cols).max(1);
+        let mut all = Vec::with_capacity(weight.rows * weight.cols);
+        for first in (0..weight.rows).step_by(step) {
+            let ids = (first as u32..(first + step).min(weight.rows) as u32).collect();
+            let piece = self.backend.weight_rows(&weight, &self.backend.ids(PackedIds::new(ids))?, 0..weight.cols)?;
+            all.extend(self.backend.read(&[&piece]).await?.swap_remove(0));
+        }
+        Ok(all)
+    }
+
+    /// Overwrites a whole matrix: its master where it has one, else by a new one.
+    ///
+    /// # Errors
+    /// An unknown matrix, a wrong number of values, or a device failure.
+    pub fn write_parameter(&self, name: &str, data: &[f32]) -> Result<()> {
+        let weight = self.weight(name)?;
+        if data.len() != weight.rows * weight.cols {
+            return Err(EngineError::UnknownParameter(format!("{name} with {} values", data.len())));
+        }
+        let new = self.backend.upload(data, weight.rows, weight.cols)?;
+        match (&weight.whole, &weight.overlay) {
+            (Some(whole), None) => self.backend.write_window(whole, 0, 0, &new),
+            _ => {
+                self.tuned.borrow_mut().matrices.insert(name.into(), Masters::Whole(new));
+                Ok(())
+            }
+        }
+    }
+}
