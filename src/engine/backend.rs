@@ -125,6 +125,12 @@ pub trait Backend: Sized {
     fn peak_bytes(&self) -> Option<u64> {
         None
     }
+    /// Bytes that tensors hold now on such a device.
+    fn bytes_in_use(&self) -> u64 {
+        0
+    }
+    /// Keeps no more idle memory than fits under `bytes` in all.
+    fn limit_memory(&self, _bytes: u64) {}
     /// Kernels run so far on a device that is given them one by one.
     fn dispatches(&self) -> Option<u64> {
         None

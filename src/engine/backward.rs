@@ -71,6 +71,7 @@ impl<B: Backend> Engine<B> {
                     return Err(EngineError::NothingToPredict);
                 }
                 let next = predicting.iter().map(|&row| batch.tokens[row as usize + 1]).collect();
+                packed.answer_rows = predicting.len();
                 packed.answers = b.ids(PackedIds::new(predicting))?;
                 (next, None)
             }

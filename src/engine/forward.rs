@@ -11,6 +11,7 @@ pub(super) struct Packed<B: Backend> {
     pub answers: B::Ids,
     pub rows: usize,
     pub pattern_entries: usize,
+    pub answer_rows: usize,
 }
 
 /// What one layer computed; the names are METHOD.md §0's. What is cheap to compute again is not kept.
@@ -75,6 +76,7 @@ impl<B: Backend> Engine<B> {
             tokens: self.backend.ids(PackedIds::new(batch.tokens.clone()))?,
             rows: batch.tokens.len(),
             pattern_entries: batch.layout.pattern_entries(),
+            answer_rows: batch.layout.sequences(),
             layout: self.backend.layout(batch.layout.clone())?,
         })
     }
@@ -151,7 +153,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// The forward pass. `observe` sees each layer as soon as it is computed; with `keep` layers are returned for the way
-    /// back, the highest ones whole as far as [`Engine::activation_bytes`] goes.
+    /// back, the highest ones whole as far as [`Engine::limit_memory`] allows.
     pub(super) fn forward(
         &self,
         batch: &Packed<B>,
@@ -162,7 +164,11 @@ impl<B: Backend> Engine<B> {
         let (b, c) = (&self.backend, &self.config);
         let slots = ablation.map(|a| b.ids(PackedIds::new(a.slots.to_vec()))).transpose()?;
         let ablation = ablation.zip(slots.as_ref());
-        let whole = self.activation_bytes.get() / self.layer_bytes(batch).max(1);
+        let layer_bytes = self.layer_bytes(batch);
+        let room = self.memory_limit.get().saturating_sub(b.bytes_in_use() + self.working_bytes(batch));
+        // Of every layer at least the input is kept.
+        let inputs = 4 * (batch.rows * c.hidden * c.layers) as u64;
+        let whole = room.saturating_sub(inputs) / layer_bytes.max(1);
         let mut x = b.weight_rows(&self.weight(EMBEDDING)?, &batch.tokens, 0..c.hidden)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
@@ -184,6 +190,15 @@ impl<B: Backend> Engine<B> {
         let c = &self.config;
         let a_token = 2 * (c.hidden + c.heads_width() + c.kv_width() + c.intermediate) + 2;
         4 * (batch.rows * a_token + c.heads * batch.pattern_entries) as u64
+    }
+
+    /// Bytes that a pass over this batch takes beside what it keeps: one layer and its gradients, and the logits.
+    fn working_bytes(&self, batch: &Packed<B>) -> u64 {
+        let c = &self.config;
+        let gradients = batch.rows * (3 * c.intermediate + 6 * c.hidden + 2 * c.heads_width());
+        let logits = 3 * batch.answer_rows * c.vocab;
+        // Buffers are rounded up by an eighth at most.
+        (self.layer_bytes(batch) + 4 * (gradients + logits) as u64) * 9 / 8
     }
 
     /// Logits of the verbalizer tokens, `[B, C]`.

@@ -73,8 +73,8 @@ pub struct Engine<B: Backend> {
     tuned: RefCell<Tuned<B>>,
     /// Cosines and sines of the rotary angles, each `[positions, d/2]`.
     rotary: (B::Tensor, B::Tensor),
-    /// Bytes that layers kept for a backward pass may take; those beyond are computed again.
-    pub activation_bytes: Cell<u64>,
+    /// Bytes that all tensors together may take: layers that do not fit are not kept for the way back but computed again.
+    memory_limit: Cell<u64>,
 }
 
 impl<B: Backend> Engine<B> {
@@ -86,6 +86,12 @@ impl<B: Backend> Engine<B> {
         let frozen = Frozen::load(&backend, checkpoint, progress)?;
         let config = checkpoint.config.clone();
         let rotary = forward::rotary_tables(&backend, &config)?;
-        Ok(Self { backend, config, frozen, tuned: RefCell::default(), rotary, activation_bytes: Cell::new(u64::MAX) })
+        Ok(Self { backend, config, frozen, tuned: RefCell::default(), rotary, memory_limit: Cell::new(u64::MAX) })
+    }
+
+    /// Keeps the device's memory below `bytes` by computing layers again on the way back, as far as that goes.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.memory_limit.set(bytes);
+        self.backend.limit_memory(bytes);
     }
 }

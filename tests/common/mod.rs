@@ -88,7 +88,7 @@ const GGUF_NAMES: [(&str, &str); 9] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-fn gguf_name(name: &str) -> String {
+pub fn gguf_name(name: &str) -> String {
     match name {
         "model.embed_tokens.weight" => "token_embd.weight".into(),
         "model.norm.weight" => "output_norm.weight".into(),

@@ -72,6 +72,8 @@ struct Pool {
     idle_bytes: Cell<u64>,
     bytes: Cell<u64>,
     peak: Cell<u64>,
+    /// Idle buffers are let go where they would bring all bytes above this.
+    limit: Cell<Option<u64>>,
 }
 
 /// Idle buffers beyond this are destroyed.
@@ -90,6 +92,10 @@ impl Pool {
     }
 
     fn count(&self, size: u64) {
+        if self.limit.get().is_some_and(|limit| self.bytes.get() + size > limit) {
+            self.bytes.set(self.bytes.get() - self.idle_bytes.replace(0));
+            self.idle.borrow_mut().clear();
+        }
         self.bytes.set(self.bytes.get() + size);
         self.peak.set(self.peak.get().max(self.bytes.get()));
     }
@@ -133,6 +139,15 @@ impl Arena {
             })
         };
         self.parameters.get_or_init(create).clone()
+    }
+
+    pub fn limit(&self, bytes: u64) {
+        self.pool.limit.set(Some(bytes));
+    }
+
+    /// Bytes that tensors hold now.
+    pub fn bytes_in_use(&self) -> u64 {
+        self.pool.bytes.get() - self.pool.idle_bytes.get()
     }
 
     /// Most bytes that tensors held at once, idle buffers included.

@@ -71,7 +71,12 @@ impl Device {
             max_storage_buffer_binding_size: largest.unwrap_or(u64::MAX).min(offered.max_storage_buffer_binding_size),
             ..wgpu::Limits::default()
         };
-        let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+        let descriptor = wgpu::DeviceDescriptor {
+            required_limits: limits.clone(),
+            // The default allocates in blocks of hundreds of megabytes.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| none(e.to_string()))?;
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Arc<Mutex<Option<String>>>, text: String| {
@@ -162,6 +167,7 @@ impl Device {
         if data.len() > LARGE_UPLOAD {
             // Else the staging copies of a whole model would pile up until the first dispatch.
             self.queue.submit([]);
+            self.reclaim();
         }
     }
 
@@ -219,6 +225,13 @@ impl Device {
             }
         }
         self.queue.submit([encoder.finish()]);
+        self.reclaim();
+    }
+
+    /// Frees what finished work has left behind. In a browser this happens by itself.
+    fn reclaim(&self) {
+        // An error here shows again where a result is waited for.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// Waits for all recorded work and copies windows of whole words out.

@@ -80,6 +80,11 @@ impl Gpu {
         Device::open(variant, largest).await.map(Self)
     }
 
+    /// Whether the adapter computes in software, in the process's own memory.
+    pub fn is_software(&self) -> bool {
+        self.0.is_software()
+    }
+
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
         Ok(Tensor { buffer: self.0.allocate(rows * cols)?, start: 0, rows, cols })
     }
@@ -135,6 +140,14 @@ impl Backend for Gpu {
 
     fn peak_bytes(&self) -> Option<u64> {
         Some(self.0.arena.peak_bytes())
+    }
+
+    fn bytes_in_use(&self) -> u64 {
+        self.0.arena.bytes_in_use()
+    }
+
+    fn limit_memory(&self, bytes: u64) {
+        self.0.arena.limit(bytes);
     }
 
     fn batch_tokens(&self) -> usize {
