@@ -4,5 +4,7 @@
 #[cfg(target_arch = "wasm32")]
 mod blob;
 #[cfg(target_arch = "wasm32")]
+mod hash;
+#[cfg(target_arch = "wasm32")]
 mod lab;
 pub mod messages;

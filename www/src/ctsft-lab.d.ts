@@ -22,6 +22,12 @@ export class Lab {
   cancel(): void;
   verify(files: File[], engine: EngineKind): Promise<VerifyReport>;
 }
+/** SHA-256 of what arrives piece by piece (src/web/hash.rs). */
+export class Hash {
+  update(bytes: Uint8Array): void;
+  hex(): string;
+  free(): void;
+}
 export interface VerifyReport {
   device: string;
   checks: { quantity: string; outcome: 'passed' | { failed: string } | { skipped: string }; largest_relative_error: number }[];

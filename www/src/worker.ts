@@ -1,6 +1,7 @@
 // The one worker: it owns the wasm module, the device and the model.
 import * as Comlink from 'comlink';
 import init, { Lab } from './ctsft-lab.js';
+import * as downloads from './download';
 import type { EngineKind } from './bindings/EngineKind';
 import type { ErrorMessage } from './bindings/ErrorMessage';
 import type { LabEvent } from './bindings/LabEvent';
@@ -22,6 +23,9 @@ async function attempt<T>(call: (lab: Lab) => T | Promise<T>): Promise<Outcome<T
   }
 }
 
+/** Stops the download that is going on. */
+let stopping = new AbortController();
+
 const api = {
   listen: (to: (event: LabEvent) => void) => {
     listener = to;
@@ -36,6 +40,13 @@ const api = {
   gpu: () => attempt((lab) => lab.gpu()),
   run: (recipe: Recipe, engine: EngineKind) => attempt((lab) => lab.run(recipe, engine)),
   cancel: () => attempt((lab) => lab.cancel()),
+  storedModel: (model: downloads.Downloadable) => attempt(() => downloads.stored(model)),
+  removeModel: (model: downloads.Downloadable) => attempt(() => downloads.remove(model)),
+  downloadModel: (model: downloads.Downloadable, progress: (progress: downloads.DownloadProgress) => void) => {
+    stopping = new AbortController();
+    return attempt(() => downloads.download(model, progress, stopping.signal));
+  },
+  stopDownload: () => stopping.abort(),
   verify: (files: File[], engine: EngineKind) => attempt((lab) => lab.verify(files, engine)),
 };
 

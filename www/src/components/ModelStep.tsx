@@ -2,6 +2,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { t, whole } from '../text';
 import type { ModelSummary } from '../bindings/ModelSummary';
 import { messageOf } from './App';
+import { Downloads } from './Downloads';
 import { FileDrop } from './FileDrop';
 
 export function ModelStep(props: {
@@ -45,6 +46,7 @@ export function ModelStep(props: {
         </button>
       </div>
       <p class="hint">{t('model.about_built_in')}</p>
+      <Downloads busy={opening !== undefined || props.busy} onOpen={(files) => open('own', () => props.onOpen(files))} />
       <div role="status">
         {opening && <p class="working">{t(opening === 'own' ? 'model.opening' : 'model.opening_built_in')}</p>}
         {!opening && props.model && c && (
