@@ -4,13 +4,13 @@ use crate::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
 use crate::engine::{
     AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, ParameterSlice, Prompt, Score, Target, Weight,
 };
-use crate::model::{Checkpoint, Form, Rows, layer_parameter};
+use crate::model::{Checkpoint, Form, ModelConfig, Rows, layer_parameter};
 use crate::progress::Unwatched;
 use crate::tuning::{KvRule, NormRule, full_slices, head_slices, trained_weights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
-use std::time::Instant;
+use serde::{Deserialize, Serialize};
+use web_time::Instant;
 
 /// Prompts of a batch, and tokens of a prompt: a training step's size in the method's defaults.
 const SEQUENCES: usize = 8;
@@ -20,13 +20,20 @@ const LARGE: usize = 1024;
 /// Each timing repeats its work until this many seconds have passed.
 const ENOUGH: f64 = 1.0;
 
-/// One product `[m, k] · [n, k]ᵀ` of the model's forward pass.
-#[derive(Debug, Clone, Serialize)]
-pub struct MatmulRate {
-    pub what: &'static str,
+/// One product `[m, k] · [n, k]ᵀ` of a model's forward pass.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Shape {
+    pub what: String,
     pub m: usize,
     pub n: usize,
     pub k: usize,
+}
+
+/// How fast it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct MatmulRate {
+    #[serde(flatten)]
+    pub shape: Shape,
     pub gflops: f64,
     /// Of what the large square product reaches in the same run.
     pub share_of_large: f64,
@@ -43,6 +50,8 @@ pub struct Cost {
 #[derive(Debug, Clone, Serialize)]
 pub struct Table {
     pub device: String,
+    /// The form of the weights.
+    pub format: String,
     pub parameters: usize,
     pub layers: usize,
     /// Tokens in the batch that everything below is measured on.
@@ -64,6 +73,8 @@ pub struct Table {
     /// Its time in forwards of the same prompts.
     pub relevance_forwards: f64,
     pub peak_device_bytes: Option<u64>,
+    /// In a browser, the wasm heap, which never shrinks.
+    pub heap_bytes: Option<u64>,
 }
 
 /// Measures a model on a backend.
@@ -73,11 +84,11 @@ pub struct Table {
 pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> crate::engine::Result<Table> {
     let started = Instant::now();
     let engine = Engine::load(backend, checkpoint, |_, _| {})?;
-    wait(&engine).await?;
+    wait(&engine.backend).await?;
     let load_seconds = started.elapsed().as_secs_f64();
     let c = engine.config.clone();
     let form = checkpoint.form(&layer_parameter(0, "mlp.gate_proj.weight"))?;
-    let (large_gflops, matmuls) = matmuls(&engine, form).await?;
+    let (large_gflops, matmuls) = matmuls(&engine.backend, form, &shapes(&c)).await?;
 
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let prompts: Vec<Prompt> = (0..SEQUENCES)
@@ -85,7 +96,7 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
         .collect();
     let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &c)?;
     let verbalizer = [0, 1, 2];
-    let forward = cost(&engine, async || engine.answers(&batch, &verbalizer, false).await.map(|_| ())).await?;
+    let forward = cost(&engine.backend, async || engine.answers(&batch, &verbalizer, false).await.map(|_| ())).await?;
 
     let count = 3 * budget(0.02, c.total_heads());
     let heads = random_heads(c.layers, c.heads, count, &Default::default(), &mut rng).into_iter().collect();
@@ -96,7 +107,7 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
         let mut training = engine.train(&slices)?;
         let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
         let mut once = || engine.train_step(&batch, objective, &AdamW::default(), 1e-9, &mut training).map(|_| ());
-        let cost = cost(&engine, async || once()).await;
+        let cost = cost(&engine.backend, async || once()).await;
         engine.restore(&before);
         cost
     };
@@ -111,9 +122,10 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
         let target = Target::Output;
         circuit::relevance(&engine, &pool, &means, method, Score::Projection, target, &Unwatched).await.map(|_| ())
     };
-    let relevance = cost(&engine, all).await?;
+    let relevance = cost(&engine.backend, all).await?;
     Ok(Table {
         device: engine.backend.device(),
+        format: checkpoint.format.clone(),
         parameters: c.parameter_count(),
         layers: c.layers,
         batch_tokens: batch.tokens.len(),
@@ -129,63 +141,82 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
         relevance,
         relevance_forwards: relevance.seconds / forward.seconds,
         peak_device_bytes: engine.backend.peak_bytes(),
+        heap_bytes: heap_bytes(),
     })
 }
 
+#[cfg(target_arch = "wasm32")]
+fn heap_bytes() -> Option<u64> {
+    Some(core::arch::wasm32::memory_size(0) as u64 * 65_536)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn heap_bytes() -> Option<u64> {
+    None
+}
+
 /// Waits until the device has done all it was given.
-async fn wait<B: Backend>(engine: &Engine<B>) -> crate::engine::Result<()> {
-    engine.backend.read(&[&engine.backend.zeros(1, 1)?]).await.map(|_| ())
+async fn wait<B: Backend>(b: &B) -> crate::engine::Result<()> {
+    b.read(&[&b.zeros(1, 1)?]).await.map(|_| ())
 }
 
 /// Mean cost of a piece of work, after one run that warms caches and makes pipelines.
 async fn cost<B: Backend>(
-    engine: &Engine<B>,
+    b: &B,
     mut work: impl AsyncFnMut() -> crate::engine::Result<()>,
 ) -> crate::engine::Result<Cost> {
     work().await?;
-    wait(engine).await?;
-    let before = engine.backend.dispatches();
+    wait(b).await?;
+    let before = b.dispatches();
     let (started, mut runs) = (Instant::now(), 0u64);
     while runs == 0 || started.elapsed().as_secs_f64() < ENOUGH {
         work().await?;
-        wait(engine).await?;
+        wait(b).await?;
         runs += 1;
     }
     let seconds = started.elapsed().as_secs_f64() / runs as f64;
-    let dispatches = before.zip(engine.backend.dispatches()).map(|(before, after)| (after - before) / runs);
+    let dispatches = before.zip(b.dispatches()).map(|(before, after)| (after - before) / runs);
     Ok(Cost { seconds, dispatches })
 }
 
-/// Rates of the model's products with weights in `form`, and of the large one in f32.
-async fn matmuls<B: Backend>(engine: &Engine<B>, form: Form) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
-    let (b, c) = (&engine.backend, &engine.config);
-    let rate = async |form: Form, m: usize, n: usize, k: usize| {
-        let x = b.upload(&vec![0.5; m * k], m, k)?;
-        let mut frozen = b.stored("", form, n, k)?;
-        let mut rows = Rows::new(form, k);
-        rows.values = vec![0; n * form.value_words(k)];
-        rows.scales = vec![0; n * form.scale_words(k)];
-        b.fill(&mut frozen, 0, &rows)?;
-        let weight = Weight { frozen: &frozen, whole: None, overlay: None, rows: n, cols: k };
-        let product = async || b.product(&x, &weight, true, None, None).map(|_| ());
-        let seconds = cost(engine, product).await?.seconds;
-        Ok::<f64, crate::engine::EngineError>(2.0 * (m * n * k) as f64 / seconds / 1e9)
-    };
-    let large = rate(Form::F32, LARGE, LARGE, LARGE).await?;
+/// The products of a model's forward pass over a training batch.
+pub fn shapes(c: &ModelConfig) -> Vec<Shape> {
     let m = SEQUENCES * TOKENS;
-    let (wide, narrow) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    let shapes = [
-        ("W_Q", m, wide, c.hidden),
-        ("W_K, W_V", m, narrow, c.hidden),
-        ("W_O", m, c.hidden, wide),
-        ("W_gate, W_up", m, c.intermediate, c.hidden),
-        ("W_down", m, c.hidden, c.intermediate),
-        ("W_U at answers", SEQUENCES, c.vocab, c.hidden),
-    ];
+    let (wide, narrow) = (c.heads_width(), c.kv_width());
+    let shape = |what: &str, m, n, k| Shape { what: what.into(), m, n, k };
+    vec![
+        shape("W_Q", m, wide, c.hidden),
+        shape("W_K, W_V", m, narrow, c.hidden),
+        shape("W_O", m, c.hidden, wide),
+        shape("W_gate, W_up", m, c.intermediate, c.hidden),
+        shape("W_down", m, c.hidden, c.intermediate),
+        shape("W_U at answers", SEQUENCES, c.vocab, c.hidden),
+    ]
+}
+
+/// Rates of products with weights in `form`, and of the large one in f32.
+///
+/// # Errors
+/// A device failure.
+pub async fn matmuls<B: Backend>(b: &B, form: Form, shapes: &[Shape]) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
+    let large = rate(b, Form::F32, LARGE, LARGE, LARGE).await?;
     let mut rates = Vec::new();
-    for (what, m, n, k) in shapes {
-        let gflops = rate(form, m, n, k).await?;
-        rates.push(MatmulRate { what, m, n, k, gflops, share_of_large: gflops / large });
+    for shape in shapes {
+        let gflops = rate(b, form, shape.m, shape.n, shape.k).await?;
+        rates.push(MatmulRate { shape: shape.clone(), gflops, share_of_large: gflops / large });
     }
     Ok((large, rates))
+}
+
+/// GFLOP/s of `[m, k] · [n, k]ᵀ`.
+async fn rate<B: Backend>(b: &B, form: Form, m: usize, n: usize, k: usize) -> crate::engine::Result<f64> {
+    let x = b.upload(&vec![0.5; m * k], m, k)?;
+    let mut frozen = b.stored("", form, n, k)?;
+    let mut rows = Rows::new(form, k);
+    rows.values = vec![0; n * form.value_words(k)];
+    rows.scales = vec![0; n * form.scale_words(k)];
+    b.fill(&mut frozen, 0, &rows)?;
+    let weight = Weight { frozen: &frozen, whole: None, overlay: None, rows: n, cols: k };
+    let seconds = cost(b, async || b.product(&x, &weight, true, None, None).map(|_| ())).await?.seconds;
+    Ok(2.0 * (m * n * k) as f64 / seconds / 1e9)
 }

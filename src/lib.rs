@@ -5,7 +5,6 @@
 //! [`circuit`] which heads matter → [`tuning`] which weights are trained → [`measures`] what came of it →
 //! [`experiment`] recipe in, record out → `web` and `bin/ctsft.rs`, the two ways to run it.
 
-#[cfg(feature = "cli")]
 pub mod bench;
 pub mod circuit;
 pub mod data;

@@ -3,115 +3,25 @@
 mod common;
 
 use candle_core::quantized::GgmlDType;
-use ctsft_lab::circuit::{Pool, Positions, SlotMap, ablation_metrics, means, relevance};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::{Gpu, Variant};
-use ctsft_lab::engine::{
-    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Objective, Place, Prompt, Score,
-    Target,
-};
-use ctsft_lab::progress::Unwatched;
+use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, EngineError, Head, LossOver, Objective, Prompt};
+use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, gradients, prompts, trust};
 use ctsft_lab::tuning::{KvRule, NormRule, full_slices, head_slices};
 use pollster::block_on;
 use std::collections::BTreeSet;
 
-/// Prompts of lengths 1, 2, 17 and 33 beside each other, and the shortest that slots allow.
-fn prompts(lengths: &[usize]) -> Vec<Prompt> {
-    let token = |i: usize, t: usize| ((i * 31 + t * 17 + 5) % 133) as u32;
-    let prompt = |(i, n): (usize, &usize)| Prompt { tokens: (0..*n).map(|t| token(i, t)).collect(), label: i % 3 };
-    lengths.iter().enumerate().map(prompt).collect()
-}
-
-const VERBALIZER: [u32; 3] = [7, 100, 132];
-
-/// Losses, and the gradient of every weight, in the order of the configuration.
-fn gradients<B: Backend>(engine: &Engine<B>, batch: &Batch, objective: Objective<'_>) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let slices = full_slices(&engine.config);
-    let segments = engine.segments(&slices).expect("segments");
-    let flat: Vec<B::Tensor> =
-        segments.sizes.iter().map(|(size, _)| engine.backend.zeros(1, *size).expect("room")).collect();
-    let losses = engine.gradients(batch, objective, &segments, &flat).expect("gradients");
-    let flat = block_on(engine.backend.read(&flat.iter().collect::<Vec<_>>())).expect("read");
-    let losses = block_on(engine.backend.read(&[&losses])).expect("read").swap_remove(0);
-    let own = |place: &Place| flat[place.segment][place.start..place.start + place.slice.len()].to_vec();
-    (losses, segments.places.iter().map(own).collect())
-}
-
-/// Everything an engine computes on one model, as one list of named numbers.
-fn everything<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
-    let mut found = Vec::new();
-    let batch_of =
-        |prompts: &[Prompt]| Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
-    let batch = batch_of(&prompts(&[1, 2, 17, 33, 5]));
-    found.push(("vocabulary logits".into(), block_on(engine.vocabulary_logits(&batch)).expect("logits")));
-    let answers = block_on(engine.answers(&batch, &VERBALIZER, true)).expect("answers");
-    found.push(("label logits".into(), answers.label_logits.concat()));
-    found.push(("losses".into(), answers.losses));
-    found.push(("residuals".into(), answers.residuals.concat()));
-    let slices = full_slices(&engine.config);
-    let answer = |over| Objective::Answer { verbalizer: &VERBALIZER, over };
-    for objective in [answer(LossOver::Vocab), answer(LossOver::Labels), Objective::NextToken] {
-        for (slice, gradient) in slices.iter().zip(gradients(engine, &batch, objective).1) {
-            // Softmax does not feel a shift of all scores of a row: this gradient is rounding only.
-            if !slice.name.ends_with("k_proj.bias") {
-                found.push((format!("{objective:?} gradient of {}", slice.name), gradient));
-            }
-        }
-    }
-    let pool_prompts = prompts(&[4, 17, 33, 9, 5, 12]);
-    let pool = Pool {
-        slots: SlotMap { head: 1, tail: 2 },
-        prompts: pool_prompts,
-        verbalizer: VERBALIZER.to_vec(),
-        positions: Positions::All,
-    };
-    let mu = block_on(means(engine, &pool, &Unwatched)).expect("means");
-    found.push(("means".into(), block_on(engine.read_means(&mu)).expect("read").concat()));
-    let targets = BTreeSet::from([Head { layer: 1, head: 5 }, Head { layer: 2, head: 0 }]);
-    let direction = ctsft_lab::engine::TargetDirection::Direct;
-    for (name, target) in [("output", Target::Output), ("heads", Target::Heads(&targets, direction))] {
-        let method = Method::Reverse(GateRule::Tangent);
-        let r =
-            block_on(relevance(engine, &pool, &mu, method, Score::Projection, target, &Unwatched)).expect("relevance");
-        found.push((format!("relevance to {name}"), r.per_example.concat().iter().map(|x| *x as f32).collect()));
-    }
-    let kept = block_on(ablation_metrics(engine, &pool, &mu, &targets, &Unwatched)).expect("ablation");
-    found.push(("ablated logit difference".into(), vec![kept.logit_difference as f32]));
-
-    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
-    let masked = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
-    let optimiser = AdamW { eps: 1e-3, weight_decay: 0.1, ..AdamW::default() };
-    let mut training = engine.train(&masked).expect("masters");
-    let mut losses = Vec::new();
-    for lengths in [[1, 17, 3], [33, 2, 8], [5, 5, 5]] {
-        let loss = engine
-            .train_step(&batch_of(&prompts(&lengths)), answer(LossOver::Vocab), &optimiser, 0.01, &mut training)
-            .expect("a step");
-        losses.extend(block_on(engine.backend.read(&[&loss])).expect("read").swap_remove(0));
-    }
-    found.push(("training losses".into(), losses));
-    for slice in full_slices(&engine.config) {
-        found.push((format!("trained {}", slice.name), block_on(engine.read_parameter(&slice.name)).expect("read")));
-    }
-    found
-}
-
 /// What the CPU engine makes of `reference` and the GPU engine of `own`, which hold the same weights.
 fn compare(reference: common::Files, own: common::Files, gpu: Gpu, what: &str) {
     let open = |files| common::open(files).expect("the made-up model opens");
-    let expected = everything(&Engine::load(Cpu, &mut open(reference), |_, _| {}).expect("loads"));
-    let found = everything(&Engine::load(gpu, &mut open(own), |_, _| {}).expect("loads"));
-    agree(&expected, &found, what);
+    let expected = all_of(&Engine::load(Cpu, &mut open(reference), |_, _| {}).expect("loads"));
+    let found = all_of(&Engine::load(gpu, &mut open(own), |_, _| {}).expect("loads"));
+    assert_eq!(expected.len(), found.len(), "{what}");
+    assert_eq!(difference(&expected, &found), None, "{what}");
 }
 
-fn agree(expected: &[(String, Vec<f32>)], found: &[(String, Vec<f32>)], what: &str) {
-    assert_eq!(expected.len(), found.len());
-    for ((name, expected), (_, found)) in expected.iter().zip(found) {
-        assert_eq!(expected.len(), found.len(), "{what}: {name}");
-        let scale = expected.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-        let worst = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
-        assert!(worst <= 1e-4 * scale + 1e-6, "{what}: {name}: error {worst} of {scale}");
-    }
+fn all_of<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
+    block_on(everything(engine)).expect("no failure")
 }
 
 /// The GPU, computing products in one way, or with small buffers only.
@@ -172,16 +82,72 @@ fn every_stored_form_against_its_widened_weights() {
     }
 }
 
+/// Losses of 50 steps over changing batches, overlaid weights of stored bf16 included.
+fn trajectory<B: Backend>(engine: &Engine<B>) -> Vec<f32> {
+    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
+    let slices = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
+    let mut training = engine.train(&slices).expect("masters");
+    let objective = Objective::Answer { verbalizer: &VERBALIZER, over: LossOver::Vocab };
+    let step = |i: usize| {
+        let prompts = prompts(&[3 + i % 7, 17 - i % 5, 9, 1 + i % 3]);
+        let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
+        let loss = engine.train_step(&batch, objective, &AdamW::default(), 1e-3, &mut training).expect("a step");
+        block_on(engine.backend.read(&[&loss])).expect("losses").swap_remove(0)
+    };
+    (0..50).flat_map(step).collect()
+}
+
+#[test]
+fn a_device_is_trusted_for_what_it_computes() {
+    let Some(gpu) = common::gpu() else { return };
+    block_on(trust(gpu)).expect("this one computes right");
+}
+
+#[test]
+fn a_wrong_number_is_found_and_named() {
+    let files = common::model_files(common::ODD_QWEN2, 11);
+    let engine = || Engine::load(Cpu, &mut common::open(files.clone()).expect("opens"), |_, _| {}).expect("loads");
+    let expected = all_of(&engine());
+    let tampered = engine();
+    let name = "model.layers.2.mlp.up_proj.weight";
+    let mut weight = block_on(tampered.read_parameter(name)).expect("read");
+    weight[100] += 0.05;
+    tampered.write_parameter(name, &weight).expect("written");
+    let (what, error) = difference(&expected, &all_of(&tampered)).expect("noticed");
+    assert_eq!(what, "vocabulary logits");
+    assert!(error > 1e-4);
+    let mut missing = expected.clone();
+    missing[3].1[0] = f32::NAN;
+    assert_eq!(difference(&expected, &missing).expect("noticed").0, "residuals");
+}
+
+#[test]
+fn fifty_steps_follow_the_cpu() {
+    let Some(gpu) = common::gpu() else { return };
+    let weights = common::made_up_weights(&common::config(common::ODD_QWEN2), 11);
+    let files = vec![
+        ("config.json".into(), common::ODD_QWEN2.as_bytes().to_vec()),
+        ("model.safetensors".into(), common::safetensors_bytes(&weights, safetensors::Dtype::BF16)),
+    ];
+    let open = || common::open(files.clone()).expect("opens");
+    let expected = trajectory(&Engine::load(Cpu, &mut open(), |_, _| {}).expect("loads"));
+    let found = trajectory(&Engine::load(gpu, &mut open(), |_, _| {}).expect("loads"));
+    assert!(expected.iter().sum::<f32>() > 2.0 * expected[196..].iter().sum::<f32>(), "it learns");
+    for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
+        assert!((expected - found).abs() <= 1e-3 * expected.abs(), "loss {i}: {found} instead of {expected}");
+    }
+}
+
 #[test]
 fn layers_computed_again_give_the_same() {
     let files = common::model_files(common::ODD_QWEN2, 11);
     let engine = || Engine::load(Cpu, &mut common::open(files.clone()).expect("opens"), |_, _| {}).expect("loads");
-    let expected = everything(&engine());
+    let expected = all_of(&engine());
     // Inputs only, some layers, all.
     for bytes in [0, 500_000, 1 << 30] {
         let lean = engine();
         lean.limit_memory(bytes);
-        assert_eq!(everything(&lean), expected, "{bytes} bytes");
+        assert_eq!(all_of(&lean), expected, "{bytes} bytes");
     }
 }
 
@@ -202,8 +168,10 @@ fn the_next_token_objective_is_the_answer_objective_on_every_prefix() {
     let batch =
         |prompts: &[Prompt]| Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
     let answer = Objective::Answer { verbalizer: &vocabulary, over: LossOver::Vocab };
-    let (expected_losses, expected) = gradients(&engine, &batch(&prefixes), answer);
-    let (losses, found) = gradients(&engine, &batch(&texts), Objective::NextToken);
+    let all =
+        |prompts: &[Prompt], objective| block_on(gradients(&engine, &batch(prompts), objective)).expect("gradients");
+    let (expected_losses, expected) = all(&prefixes, answer);
+    let (losses, found) = all(&texts, Objective::NextToken);
     let worst = |a: &[f32], b: &[f32]| {
         assert_eq!(a.len(), b.len());
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max)

@@ -6,7 +6,6 @@ mod common;
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use ctsft_lab::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
-use ctsft_lab::engine::gpu::Gpu;
 use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Prompt, Score, Target};
 use ctsft_lab::model::{Checkpoint, ModelConfig};
 use ctsft_lab::progress::Unwatched;

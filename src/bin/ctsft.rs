@@ -11,6 +11,7 @@ use ctsft_lab::data::{ColumnMapping, Table, read_table};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::Gpu;
 use ctsft_lab::engine::{Backend, Engine, LossOver};
+use ctsft_lab::experiment::self_test;
 use ctsft_lab::experiment::verify::{self, Golden, Outcome, Report};
 use ctsft_lab::experiment::{self, ModelSummary, Progress, Recipe, Record, RuleSet, RunObserver, ScoreKind, Tables};
 use ctsft_lab::model::{Checkpoint, ModelFile};
@@ -399,20 +400,21 @@ fn print_report(path: &Path, report: &Report) {
 
 fn bench(model: &Path, json: bool) -> Result<ExitCode> {
     let mut tables = vec![pollster::block_on(bench::measure(Cpu, &mut open_model(model)?))?];
-    match pollster::block_on(Gpu::open()) {
-        Ok(gpu) => tables.push(pollster::block_on(bench::measure(gpu, &mut open_model(model)?))?),
-        Err(error) => eprintln!("no GPU measured: {error}"),
+    for gpu in pollster::block_on(Gpu::open_every())? {
+        tables.push(pollster::block_on(bench::measure(gpu, &mut open_model(model)?))?);
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&tables)?);
         return Ok(ExitCode::SUCCESS);
     }
     for t in &tables {
-        println!("{}: {} weights, {} layers, {} tokens a batch", t.device, t.parameters, t.layers, t.batch_tokens);
+        println!("{}: {}", t.device, t.format);
+        println!("  {} weights, {} layers, {} tokens a batch", t.parameters, t.layers, t.batch_tokens);
         println!("  loaded in {:.2} s; a product of side 1024 at {:.1} GFLOP/s", t.load_seconds, t.large_gflops);
         for r in &t.matmuls {
-            let size = format!("{} × {} × {}", r.m, r.n, r.k);
-            println!("  {:<15} {size:<20} {:>8.1} GFLOP/s  {:>4.0} %", r.what, r.gflops, 100.0 * r.share_of_large);
+            let size = format!("{} × {} × {}", r.shape.m, r.shape.n, r.shape.k);
+            let share = 100.0 * r.share_of_large;
+            println!("  {:<15} {size:<20} {:>8.1} GFLOP/s  {share:>4.0} %", r.shape.what, r.gflops);
         }
         let line = |name: &str, cost: &bench::Cost| {
             let kernels = cost.dispatches.map_or_else(String::new, |n| format!("  {n} dispatches"));
@@ -426,6 +428,9 @@ fn bench(model: &Path, json: bool) -> Result<ExitCode> {
             "  {:.0} tokens/s forward; a masked step ({} weights) takes {:.2} of a full one; all relevances {:.2} forwards",
             t.forward_tokens_per_second, t.masked_weights, t.masked_share, t.relevance_forwards
         );
+        if let Some(bytes) = t.peak_device_bytes {
+            println!("  at most {} MB on the device", bytes / 1_000_000);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -491,7 +496,8 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
                 experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
             }
             EngineChoice::Gpu => {
-                let engine = Engine::load(Gpu::open().await?, &mut checkpoint, |_, _| {})?;
+                let gpu = self_test::trust(Gpu::open().await?).await?;
+                let engine = Engine::load(gpu, &mut checkpoint, |_, _| {})?;
                 experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
             }
         }

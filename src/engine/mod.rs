@@ -57,6 +57,10 @@ pub enum EngineError {
     RuleUnavailable(String),
     #[error("the magnitude score does not exist under a one-pass linear rule: choose projection, or the rule `secant`")]
     MagnitudeNeedsSweep,
+    #[error(
+        "{device} computes wrong numbers: {what} is off by {error:.1e} of its size. Nothing it would find could be trusted; use the CPU engine"
+    )]
+    Distrusted { device: String, what: String, error: f32 },
     #[error("stopped on request")]
     Cancelled,
     #[error("CPU computation failed: {0}")]

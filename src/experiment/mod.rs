@@ -4,6 +4,7 @@ mod golden;
 mod recipe;
 mod record;
 mod runner;
+pub mod self_test;
 pub mod verify;
 
 pub use recipe::{DEFAULT_TEMPLATE, Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};

@@ -2,13 +2,15 @@
 
 use super::blob::BlobReader;
 use super::messages::{Check, EngineKind, ErrorKind, ErrorMessage, LabEvent, Role, TablePreview};
+use crate::bench;
 use crate::data;
 use crate::engine::cpu::Cpu;
 use crate::engine::gpu::Gpu;
 use crate::engine::{Backend, Engine};
+use crate::experiment::self_test;
 use crate::experiment::verify::{self, Golden};
 use crate::experiment::{self, ModelSummary, Prepared, Progress, Recipe, Record, RunObserver, Sets, Tables};
-use crate::model::{Checkpoint, ModelError, ModelFile};
+use crate::model::{Checkpoint, Form, ModelError, ModelFile};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,6 +32,10 @@ fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMes
     serde_wasm_bindgen::from_value(value).map_err(|e| ErrorMessage { kind: ErrorKind::Recipe, message: e.to_string() })
 }
 
+/// Memory that a run keeps to where it can: no browser says how much there is, and a tab that takes too much is ended
+/// without a word.
+const TAB_BYTES: u64 = 2 << 30;
+
 /// The lab: a model, four tables, and the run in progress.
 #[wasm_bindgen]
 pub struct Lab {
@@ -37,6 +43,8 @@ pub struct Lab {
     model: RefCell<Option<(String, Checkpoint)>>,
     tables: RefCell<HashMap<Role, data::Table>>,
     cancelled: Cell<bool>,
+    /// Whether the GPU has passed its test.
+    trusted: Cell<bool>,
     last_yield: Cell<Instant>,
 }
 
@@ -51,6 +59,7 @@ impl Lab {
             model: RefCell::default(),
             tables: RefCell::default(),
             cancelled: Cell::new(false),
+            trusted: Cell::new(false),
             last_yield: Cell::new(Instant::now()),
         }
     }
@@ -157,9 +166,50 @@ impl Lab {
         let prepared = self.prepare(&recipe)?;
         let record = match engine {
             EngineKind::Cpu => self.run_on(Cpu, &prepared, &recipe).await?,
-            EngineKind::Gpu => self.run_on(Gpu::open().await.map_err(ErrorMessage::from)?, &prepared, &recipe).await?,
+            EngineKind::Gpu => {
+                let mut gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+                if !self.trusted.get() {
+                    self.send(&LabEvent::SelfTest);
+                    gpu = self_test::trust(gpu).await.map_err(ErrorMessage::from)?;
+                    self.trusted.set(true);
+                }
+                self.run_on(gpu, &prepared, &recipe).await?
+            }
         };
         Ok(to_js(&record))
+    }
+
+    /// Measures the open model on an engine: a [`bench::Table`].
+    ///
+    /// # Errors
+    /// There is no model, or the engine fails.
+    pub async fn bench(&self, engine: JsValue) -> Result<JsValue, JsValue> {
+        let engine = from_js(engine)?;
+        // Out of its place, so that no call that comes meanwhile finds it borrowed.
+        let (name, mut checkpoint) = self
+            .model
+            .take()
+            .ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
+        let table = match engine {
+            EngineKind::Cpu => bench::measure(Cpu, &mut checkpoint).await,
+            EngineKind::Gpu => match Gpu::open().await {
+                Ok(gpu) => bench::measure(gpu, &mut checkpoint).await,
+                Err(error) => Err(error),
+            },
+        };
+        self.model.replace(Some((name, checkpoint)));
+        Ok(to_js(&table.map_err(ErrorMessage::from)?))
+    }
+
+    /// Rates of the GPU's products of some shapes, with bf16 weights: a list of [`bench::MatmulRate`].
+    ///
+    /// # Errors
+    /// There is no GPU, or it fails.
+    pub async fn bench_products(&self, shapes: JsValue) -> Result<JsValue, JsValue> {
+        let shapes: Vec<bench::Shape> = from_js(shapes)?;
+        let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+        let (_, rates) = bench::matmuls(&gpu, Form::Bf16, &shapes).await.map_err(ErrorMessage::from)?;
+        Ok(to_js(&rates))
     }
 
     /// Asks the run to stop at its next step.
@@ -269,6 +319,7 @@ impl Lab {
             let summary = ModelSummary::of(name, checkpoint);
             (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
         };
+        engine.limit_memory(TAB_BYTES);
         Ok(experiment::run(&engine, summary, prepared, recipe, self).await?)
     }
 

@@ -85,6 +85,8 @@ pub struct Check {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[ts(export)]
 pub enum LabEvent {
+    /// The GPU is checked against the CPU before its first run.
+    SelfTest,
     /// Weights moved to the engine.
     Loading {
         done: usize,
@@ -115,7 +117,10 @@ impl From<EngineError> for ErrorMessage {
         let kind = match &error {
             EngineError::Cancelled => ErrorKind::Cancelled,
             EngineError::Model(_) => ErrorKind::Model,
-            EngineError::NoGpu(_) | EngineError::Gpu(_) | EngineError::TooLarge { .. } => ErrorKind::Gpu,
+            EngineError::NoGpu(_)
+            | EngineError::Gpu(_)
+            | EngineError::TooLarge { .. }
+            | EngineError::Distrusted { .. } => ErrorKind::Gpu,
             _ => ErrorKind::Engine,
         };
         Self { kind, message: error.to_string() }

@@ -21,7 +21,7 @@ async function open(page: Page, manners: Manners): Promise<void> {
 
 /** The downloaded model is open: its samples are not, which only the built-in one brings. */
 async function opened(page: Page): Promise<void> {
-  await expect(page.getByTestId('model-summary')).toContainText('model.safetensors: bf16 safetensors', { timeout: 60_000 });
+  await expect(page.getByTestId('model-summary')).toContainText('Test model.safetensors: bf16 safetensors', { timeout: 60_000 });
   await expect(page.getByTestId('samples')).toBeHidden();
 }
 

@@ -17,6 +17,8 @@ export interface Downloadable {
 /** What of a model is in the browser's storage. */
 export interface Stored {
   bytes: number;
+  /** Whether some of the weights are there. */
+  begun: boolean;
   complete: boolean;
 }
 
@@ -83,13 +85,16 @@ async function writeNote(place: FileSystemDirectoryHandle, name: string, note: N
 /** What is stored of a model. */
 export async function stored(model: Downloadable): Promise<Stored> {
   const place = await folder(model.id);
-  let [bytes, complete] = [0, true];
+  let [bytes, begun, complete] = [0, false, true];
   for (const name of model.files.map(nameOf)) {
     const note = await readNote(place, name);
     complete &&= note?.complete ?? false;
-    if (note) bytes += (await (await place.getFileHandle(name, { create: true })).getFile()).size;
+    const size = note ? (await (await place.getFileHandle(name, { create: true })).getFile()).size : 0;
+    bytes += size;
+    // The weights come last.
+    begun = size > 0;
   }
-  return { bytes, complete };
+  return { bytes, begun, complete };
 }
 
 /** Deletes what is stored of a model. */
@@ -114,7 +119,9 @@ export async function download(
     const note = await readNote(place, name);
     const handle = await place.getFileHandle(name, { create: true });
     if (!note?.complete || note.url !== url) await fetchFile(place, handle, url, note?.url === url ? note : undefined, progress, signal);
-    files.push(await handle.getFile());
+    // The weights are named for the model: page and record show it.
+    const weights = /\.(safetensors|gguf)$/.exec(name)?.[0];
+    files.push(new File([await handle.getFile()], weights ? model.name + weights : name));
   }
   return files;
 }

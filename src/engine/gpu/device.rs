@@ -53,17 +53,32 @@ impl Device {
     ///
     /// # Errors
     /// No adapter, or one that refuses a device.
-    pub async fn open(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
+    pub async fn open(variant: Variant, largest: Option<u64>) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let none = |problem: String| EngineError::NoGpu(problem);
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
             ..Default::default()
         };
         let adapter = instance.request_adapter(&options).await.map_err(|e| {
             // In a browser the platform's words are about back-ends that could not be there.
-            none(if cfg!(target_arch = "wasm32") { "this browser offers no WebGPU".into() } else { e.to_string() })
+            let browser = cfg!(target_arch = "wasm32");
+            EngineError::NoGpu(if browser { "this browser offers no WebGPU".into() } else { e.to_string() })
         })?;
+        Self::of(&adapter, variant, largest).await
+    }
+
+    /// Opens every adapter there is.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open_every(variant: Variant) -> Result<Vec<Self>> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let mut devices = Vec::new();
+        for adapter in instance.enumerate_adapters(wgpu::Backends::PRIMARY).await {
+            devices.push(Self::of(&adapter, variant, None).await?);
+        }
+        Ok(devices)
+    }
+
+    async fn of(adapter: &wgpu::Adapter, variant: Variant, largest: Option<u64>) -> Result<Self> {
         let offered = adapter.limits();
         // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
         let limits = wgpu::Limits {
@@ -77,7 +92,8 @@ impl Device {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| none(e.to_string()))?;
+        let (device, queue) =
+            adapter.request_device(&descriptor).await.map_err(|e| EngineError::NoGpu(e.to_string()))?;
         let failure = Arc::new(Mutex::new(None));
         let note = |failure: &Arc<Mutex<Option<String>>>, text: String| {
             if let Ok(mut slot) = failure.lock() {
@@ -96,7 +112,7 @@ impl Device {
             limits,
             pipelines: RefCell::default(),
             recorded: RefCell::default(),
-            variant: Cell::new(variant.unwrap_or(Variant::Direct)),
+            variant: Cell::new(variant),
             dispatches: Cell::new(0),
             failure,
             device,

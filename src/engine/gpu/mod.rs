@@ -14,7 +14,10 @@ use buffers::{Binding, Buffer};
 use device::Device;
 use kernels::Kernel;
 pub use kernels::Variant;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
+use web_time::Instant;
 use weights::{Overlay, Stored};
 
 /// Computes on a GPU.
@@ -64,20 +67,78 @@ pub struct Layout {
 const CHUNK: usize = 1024;
 
 impl Gpu {
-    /// Opens the GPU that the platform chooses.
+    /// Opens the GPU that the platform chooses, and finds out how it computes products fastest.
     ///
     /// # Errors
     /// [`super::EngineError::NoGpu`] with what the platform said.
     pub async fn open() -> Result<Self> {
-        Self::open_with(None, None).await
+        let gpu = Self::open_with(None, None).await?;
+        if !gpu.is_software() {
+            gpu.try_variants().await?;
+        }
+        Ok(gpu)
     }
 
-    /// Opens it with one way to compute products instead of the fastest, or with no buffer larger than `largest` bytes.
+    /// Opens every GPU there is, software ones too.
+    ///
+    /// # Errors
+    /// A GPU that refuses to be used.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn open_every() -> Result<Vec<Self>> {
+        let mut gpus = Vec::new();
+        for device in Device::open_every(Variant::Direct).await? {
+            let gpu = Self(device);
+            if !gpu.is_software() {
+                gpu.try_variants().await?;
+            }
+            gpus.push(gpu);
+        }
+        Ok(gpus)
+    }
+
+    /// Opens it with one way to compute products (without barriers, which software adapters need, if none is given), or
+    /// with no buffer larger than `largest` bytes.
     ///
     /// # Errors
     /// As [`Gpu::open`].
     pub async fn open_with(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
-        Device::open(variant, largest).await.map(Self)
+        Device::open(variant.unwrap_or(Variant::Direct), largest).await.map(Self)
+    }
+
+    /// Takes the variant that computes a product of a typical shape fastest; tried once for each adapter.
+    async fn try_variants(&self) -> Result<()> {
+        thread_local! {
+            static CHOSEN: RefCell<HashMap<String, Variant>> = RefCell::default();
+        }
+        let name = self.device();
+        if let Some(variant) = CHOSEN.with_borrow(|chosen| chosen.get(&name).copied()) {
+            self.0.variant.set(variant);
+            return Ok(());
+        }
+        let (rows, size, repeats) = (512, 1024, 8);
+        let (x, w) = (self.zeros(rows, size)?, self.zeros(size, size)?);
+        let side = |tensor, transposed| Operand { tensor, start: 0, columns: size, transposed };
+        let mut fastest = (f64::INFINITY, Variant::Direct);
+        for variant in Variant::ALL {
+            self.0.variant.set(variant);
+            let mut seconds = f64::INFINITY;
+            // The first round compiles.
+            for _ in 0..3 {
+                let started = Instant::now();
+                let mut last = self.matmul(side(&x, false), side(&w, true), None)?;
+                for _ in 1..repeats {
+                    last = self.matmul(side(&x, false), side(&w, true), None)?;
+                }
+                self.read(&[&self.view(&last, 0, 1, 1)?]).await?;
+                seconds = started.elapsed().as_secs_f64();
+            }
+            if seconds < fastest.0 {
+                fastest = (seconds, variant);
+            }
+        }
+        self.0.variant.set(fastest.1);
+        CHOSEN.with_borrow_mut(|chosen| chosen.insert(name, fastest.1));
+        Ok(())
     }
 
     /// Whether the adapter computes in software, in the process's own memory.

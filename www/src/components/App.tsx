@@ -19,7 +19,7 @@ import { Results } from './Results';
 import { Warnings } from './Warnings';
 
 export type Tables = { [role in Role]?: TablePreview };
-export type Running = { loading?: { done: number; total: number }; progress?: Progress };
+export type Running = { testing?: true; loading?: { done: number; total: number }; progress?: Progress };
 
 /** The message of whatever was thrown. */
 export const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
@@ -50,6 +50,7 @@ export function App() {
     const listen = (event: LabEvent) => {
       // Events and the run's result come by different ways: one that arrives after the end changes nothing.
       if (event.type === 'record') setRecord(event.record);
+      else if (event.type === 'self_test') setRunning((now) => now && { testing: true });
       else setRunning((now) => now && (event.type === 'progress' ? { progress: event.progress } : { loading: event }));
     };
     void lab.listen(Comlink.proxy(listen));

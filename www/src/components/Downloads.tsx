@@ -71,7 +71,7 @@ export function Downloads(props: { busy: boolean; onOpen: (files: File[]) => Pro
                 <button type="button" class="button" disabled={disabled} onClick={() => void open(model)}>
                   {state?.complete
                     ? t('download.open', { name: model.name })
-                    : state && state.bytes > 0
+                    : state?.begun
                       ? t('download.resume', { name: model.name, megabytes: megabytes(state.bytes) })
                       : t('download.start', { name: model.name })}
                 </button>

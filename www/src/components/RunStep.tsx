@@ -107,7 +107,9 @@ function RunProgress({ running, stopping }: { running: Running; stopping: boolea
     ? t('run.stopping')
     : progress
       ? t(`stage.${progress.stage}`)
-      : t('run.loading', { done: loading?.done ?? 0, total: loading?.total ?? '…' });
+      : running.testing
+        ? t('run.testing')
+        : t('run.loading', { percent: percent(loading ? loading.done / loading.total : 0) });
   return (
     <div class="progress">
       <p role="status">{stage}</p>
