@@ -19,6 +19,8 @@ export class Lab {
   check(recipe: Recipe): Check;
   gpu(): Promise<string>;
   run(recipe: Recipe, engine: EngineKind): Promise<Record>;
+  bench(engine: EngineKind): Promise<BenchTable>;
+  bench_products(shapes: { what: string; m: number; n: number; k: number }[]): Promise<MatmulRate[]>;
   cancel(): void;
   verify(files: File[], engine: EngineKind): Promise<VerifyReport>;
 }
@@ -31,4 +33,17 @@ export class Hash {
 export interface VerifyReport {
   device: string;
   checks: { quantity: string; outcome: 'passed' | { failed: string } | { skipped: string }; largest_relative_error: number }[];
+}
+/** src/bench.rs has the fields. */
+export interface MatmulRate {
+  what: string;
+  m: number;
+  n: number;
+  k: number;
+  gflops: number;
+  share_of_large: number;
+}
+export interface BenchTable {
+  device: string;
+  [figure: string]: unknown;
 }

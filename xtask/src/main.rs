@@ -6,7 +6,7 @@ mod tools;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tools::Tools;
 use xshell::{Shell, cmd};
 
@@ -28,7 +28,8 @@ enum Task {
     Test,
     /// Build the static site into dist/.
     Dist,
-    /// Measure a model's speed, work and memory natively, on the CPU and the GPU.
+    /// Measure speed, work and memory: a model natively on the CPU and every GPU, then the page in Chromium beside three
+    /// other libraries.
     Bench {
         #[arg(long, default_value = "models/lab")]
         model: PathBuf,
@@ -50,10 +51,7 @@ fn main() -> Result<()> {
         Task::Serve { port } => serve(&shell, &tools, port),
         Task::Test => tests::run(&shell, &tools),
         Task::Dist => dist(&shell, &tools),
-        Task::Bench { model, json } => {
-            let json = json.then_some("--json");
-            Ok(cmd!(shell, "cargo run --quiet --release -- bench --model {model} {json...}").run()?)
-        }
+        Task::Bench { model, json } => bench(&shell, &tools, &model, json),
     }
 }
 
@@ -64,6 +62,34 @@ fn serve(shell: &Shell, tools: &Tools, port: u16) -> Result<()> {
     println!("The lab will be at http://127.0.0.1:{port}/ once the build below is done (minutes the first time).");
     let _environment = tools.page_environment(shell)?;
     cmd!(shell, "{trunk} serve --release --port {port}").run()?;
+    Ok(())
+}
+
+/// The measurements, as text and a table, or all as one JSON object.
+fn bench(shell: &Shell, tools: &Tools, model: &Path, json: bool) -> Result<()> {
+    let format = json.then_some("--json");
+    let native = cmd!(shell, "cargo run --quiet --release -- bench --model {model} {format...}").read()?;
+    let chromium = tools.chromium(shell)?;
+    let report = tools.root().join("target/browser-bench.json");
+    shell.create_dir(tools.root().join("target"))?;
+    // Builds talk on stdout, where the table belongs.
+    let built = cmd!(shell, "cargo xtask dist").read()?;
+    eprintln!("{built}");
+    cmd!(shell, "npm run --silent bench").read()?;
+    shell.copy_file("www/bench/index.html", "dist/bench/index.html")?;
+    for part in shell.read_dir("node_modules/onnxruntime-web/dist")? {
+        if part.to_string_lossy().contains(".asyncify.") {
+            shell.copy_file(part, "dist/bench")?;
+        }
+    }
+    let _chromium = shell.push_env("CHROMIUM", chromium);
+    let _report = shell.push_env("CTSFT_BENCH", &report);
+    eprintln!("{}", cmd!(shell, "npx --no-install playwright test --config playwright.bench.config.ts").read()?);
+    let browser = shell.read_file(report)?;
+    match json {
+        true => println!("{{\"native\": {native},\n\"browser\": {browser}}}"),
+        false => println!("{native}\n{browser}"),
+    }
     Ok(())
 }
 
