@@ -64,7 +64,8 @@ fn made_up_rows(form: Form, rows: usize, columns: usize) -> Rows {
 
 /// Products with made-up weights of every form, and their rows.
 async fn products<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
-    let (m, n, k) = (19, 37, 256);
+    // Few outputs of a long k, which hardware splits.
+    let (m, n, k) = (19, 37, 768);
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let mut tensor = |rows: usize, cols: usize| {
         let data: Vec<f32> = (0..rows * cols).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -115,7 +116,7 @@ pub async fn gradients<B: Backend>(
     Ok((losses, segments.places.iter().map(own).collect()))
 }
 
-/// Everything an engine computes on a model of three layers of five heads or more and 133 words or more: a list of named
+/// Everything an engine computes on a model of three layers of six heads or more and 133 words or more: a list of named
 /// numbers. It leaves trained masters over the weights.
 ///
 /// # Errors

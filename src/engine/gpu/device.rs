@@ -126,6 +126,12 @@ impl Device {
         self.info.device_type == wgpu::DeviceType::Cpu || name.contains("swiftshader") || name.contains("llvmpipe")
     }
 
+    /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with tiles they do it all the
+    /// same, which shows that it is right.
+    pub fn splits(&self) -> bool {
+        !self.is_software() || self.variant.get() != Variant::Direct
+    }
+
     /// Whether the device allows a buffer of `bytes`.
     fn fits(&self, bytes: u64) -> Result<()> {
         let limit = self.largest();

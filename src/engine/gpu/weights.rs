@@ -214,7 +214,6 @@ impl Gpu {
     ) -> Result<()> {
         let side = Side::tensor(b.tensor, b.start, None);
         let left = left(a.tensor, a.start, a.columns, a.transposed);
-        // A transposed window of B has as many rows as the window has columns; the kernel takes n from `out`.
         self.multiply(left, &side, b.transposed, &Out { tensor: out, start: 0, bias: None, residual })
     }
 
@@ -236,13 +235,14 @@ impl Gpu {
 
     fn multiply(&self, left: Left<'_>, right: &Side<'_>, right_transposed: bool, out: &Out<'_>) -> Result<()> {
         let (m, k) = left.shape;
-        let n = if right_transposed && right.rows.len() < out.tensor.cols { right.rows.len() } else { out.tensor.cols };
+        // A part of a weight makes columns of its own.
+        let n = if right_transposed { right.rows.len() } else { out.tensor.cols };
         let variant = if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() };
         let (tall, wide) = variant.tile();
         let groups = [n.div_ceil(wide), m.div_ceil(tall)];
         let threads =
             if variant == Variant::Direct { m.div_ceil(8) * n.div_ceil(4) } else { groups[0] * groups[1] * 256 };
-        let parts = match out.start == 0 && n == out.tensor.cols && !self.0.is_software() {
+        let parts = match n == out.tensor.cols && self.0.splits() {
             true => (ENOUGH_THREADS / threads.max(1)).min(k / SHORTEST_SPLIT).max(1),
             false => 1,
         };
