@@ -115,21 +115,10 @@ fn qwen2_5_at_full_size() {
     };
     let json = std::fs::read_to_string(&config).expect("the config");
     let parameters = common::config(&json).parameters();
-    let mut offset = 0;
-    let mut header = serde_json::Map::new();
-    for p in &parameters {
-        let shape = if p.vector { vec![p.cols] } else { vec![p.rows, p.cols] };
-        let end = offset + 2 * p.rows * p.cols;
-        header.insert(
-            p.name.clone(),
-            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}),
-        );
-        offset = end;
-    }
-    let header = serde_json::Value::Object(header).to_string();
+    let (header, data) = common::bf16_header(&common::config(&json));
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
-    write_sparse(&path, header.as_bytes(), offset as u64);
+    write_sparse(&path, header.as_bytes(), data as u64);
     let mut checkpoint = common::open_paths(&[config, tokenizer, path]).expect("opens");
     assert_eq!(checkpoint.config.parameter_count(), 494_032_768);
     assert_eq!(checkpoint.config.total_heads(), 336);

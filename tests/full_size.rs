@@ -30,15 +30,7 @@ static HEAP: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
 /// Small bf16 of both signs; gains are 1.
 fn write_bf16(path: &Path, config: &ModelConfig) {
-    let mut header = serde_json::Map::new();
-    let mut offset = 0;
-    for p in config.parameters() {
-        let shape = if p.vector { vec![p.cols] } else { vec![p.rows, p.cols] };
-        let end = offset + 2 * p.rows * p.cols;
-        header.insert(p.name, serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let header = serde_json::Value::Object(header).to_string();
+    let (header, _) = common::bf16_header(config);
     let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(path).expect("a file"));
     let mut put = |bytes: &[u8]| file.write_all(bytes).expect("room on the disk");
     put(&(header.len() as u64).to_le_bytes());

@@ -142,13 +142,12 @@ impl<B: Backend> Engine<B> {
             let (norm, norm2) = (name("input_layernorm.weight"), name("post_attention_layernorm.weight"));
             let (gain, gain2) = (self.vector(&norm)?, self.vector(&norm2)?);
 
-            self.linear_gradients(&name("mlp.down_proj"), &dx, || b.swiglu(&a.gate, &a.up), wanted)?;
+            self.linear_gradients(&[(name("mlp.down_proj"), &dx)], || b.swiglu(&a.gate, &a.up), wanted)?;
             let d_gated = self.linear_backward(&dx, &name("mlp.down_proj"), None)?;
             let (d_gate, d_up) = b.swiglu_backward(&d_gated, &a.gate, &a.up, GateRule::Tangent)?;
             drop(d_gated);
-            let normed2 = || b.rms_scale(&a.middle, &gain2, &a.r2);
-            self.linear_gradients(&name("mlp.gate_proj"), &d_gate, normed2, wanted)?;
-            self.linear_gradients(&name("mlp.up_proj"), &d_up, normed2, wanted)?;
+            let maps = [(name("mlp.gate_proj"), &d_gate), (name("mlp.up_proj"), &d_up)];
+            self.linear_gradients(&maps, || b.rms_scale(&a.middle, &gain2, &a.r2), wanted)?;
             let d_normed2 = self.linear_backward(&d_gate, &name("mlp.gate_proj"), None)?;
             let d_normed2 = self.linear_backward(&d_up, &name("mlp.up_proj"), Some(&d_normed2))?;
             drop((d_gate, d_up));
@@ -156,7 +155,7 @@ impl<B: Backend> Engine<B> {
             let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, false)?;
             dx = b.add(&dx, &d_norm)?;
 
-            self.linear_gradients(&name("self_attn.o_proj"), &dx, || Ok(a.z.clone()), wanted)?;
+            self.linear_gradients(&[(name("self_attn.o_proj"), &dx)], || Ok(a.z.clone()), wanted)?;
             let dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
             let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, &batch.layout)?;
             let d_scores = b.attention_pattern_backward(&a.pattern, &dz, &a.v, c.head_dim, &batch.layout)?;
@@ -164,10 +163,9 @@ impl<B: Backend> Engine<B> {
             let dk = b.attention_mix_backward(&d_scores, &a.q, c.kv_heads, c.head_dim, &batch.layout)?;
             let dq = b.rotate(&dq, c.head_dim, &batch.layout, &self.rotary, true)?;
             let dk = b.rotate(&dk, c.head_dim, &batch.layout, &self.rotary, true)?;
-            let normed = || b.rms_scale(&a.x, &gain, &a.r1);
-            for (projection, dy) in [("self_attn.q_proj", &dq), ("self_attn.k_proj", &dk), ("self_attn.v_proj", &dv)] {
-                self.linear_gradients(&name(projection), dy, normed, wanted)?;
-            }
+            let maps =
+                [(name("self_attn.q_proj"), &dq), (name("self_attn.k_proj"), &dk), (name("self_attn.v_proj"), &dv)];
+            self.linear_gradients(&maps, || b.rms_scale(&a.x, &gain, &a.r1), wanted)?;
             let lowest = wanted.floor == Some(l);
             if lowest && !wanted.has(&norm) {
                 return Ok(());
@@ -192,28 +190,32 @@ impl<B: Backend> Engine<B> {
         Ok(())
     }
 
-    /// Gradients to the wanted windows of a linear map's weight and bias; `x` makes the map's input where it is needed.
+    /// Gradients to the wanted windows of the weights and biases of linear maps of one input, given with the gradients
+    /// of their outputs; `x` makes the input where it is needed.
     fn linear_gradients(
         &self,
-        name: &str,
-        dy: &B::Tensor,
+        maps: &[(String, &B::Tensor)],
         x: impl FnOnce() -> Result<B::Tensor>,
         wanted: &Wanted<'_, B::Tensor>,
     ) -> Result<()> {
         let b = &self.backend;
-        let mut weights = wanted.segments.of(&format!("{name}.weight")).peekable();
-        if weights.peek().is_some() {
-            let x = x()?;
-            for place in weights {
-                let (rows, cols) = (&place.slice.rows, &place.slice.cols);
-                let dy = Operand { tensor: dy, start: rows.start, columns: rows.len(), transposed: false };
-                let x = Operand { tensor: &x, start: cols.start, columns: cols.len(), transposed: false };
-                b.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
+        let mut weights = Vec::new();
+        for &(ref name, dy) in maps {
+            weights.extend(wanted.segments.of(&format!("{name}.weight")).map(|place| (place, dy)));
+            for place in wanted.segments.of(&format!("{name}.bias")) {
+                let cols = &place.slice.cols;
+                b.column_sum(dy, cols.start, cols.len(), &self.gradient_view(place, wanted.flat)?)?;
             }
         }
-        for place in wanted.segments.of(&format!("{name}.bias")) {
-            let cols = &place.slice.cols;
-            b.column_sum(dy, cols.start, cols.len(), &self.gradient_view(place, wanted.flat)?)?;
+        if weights.is_empty() {
+            return Ok(());
+        }
+        let x = x()?;
+        for (place, dy) in weights {
+            let (rows, cols) = (&place.slice.rows, &place.slice.cols);
+            let dy = Operand { tensor: dy, start: rows.start, columns: rows.len(), transposed: false };
+            let x = Operand { tensor: &x, start: cols.start, columns: cols.len(), transposed: false };
+            b.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
         }
         Ok(())
     }

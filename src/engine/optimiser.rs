@@ -57,8 +57,7 @@ impl<B: Backend> Engine<B> {
     /// An unknown parameter or a device failure.
     pub fn train(&self, slices: &[ParameterSlice]) -> Result<Training<B::Tensor>> {
         let segments = self.segments(slices)?;
-        let zeros = || segments.sizes.iter().map(|(size, _)| self.backend.zeros(1, *size)).collect::<Result<Vec<_>>>();
-        let (gradients, m, v) = (zeros()?, zeros()?, zeros()?);
+        let (gradients, m, v) = (self.flat(&segments)?, self.flat(&segments)?, self.flat(&segments)?);
         let masters = self.lay_masters(&segments)?;
         Ok(Training { segments, masters, gradients, moments: m.into_iter().zip(v).collect(), steps: 0 })
     }

@@ -6,11 +6,17 @@
 use super::backend::ALIGNMENT;
 use super::{Backend, Engine, EngineError, PackedIds, Result};
 use crate::model::{Checkpoint, Parameter};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 /// Bytes of weights read and moved to the device at once.
 const PIECE_BYTES: u64 = 8 << 20;
+
+/// Runs of rows that make up [`PIECE_BYTES`] each.
+fn pieces(rows: Range<usize>, row_bytes: u64) -> impl Iterator<Item = Range<usize>> {
+    let step = (PIECE_BYTES / row_bytes.max(1)).max(1) as usize;
+    rows.clone().step_by(step).map(move |first| first..(first + step).min(rows.end))
+}
 
 /// A rectangle of a weight: all of it, a head's rows of `W_Q`, a head's columns of `W_O`. Vectors have one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,11 +182,9 @@ impl<B: Backend> Frozen<B> {
             }
             let form = checkpoint.form(name)?;
             let mut stored = backend.stored(name, form, *rows, *cols)?;
-            let step = (PIECE_BYTES / form.bytes(1, *cols).max(1)).max(1) as usize;
-            for first in (0..*rows).step_by(step) {
-                let last = (first + step).min(*rows);
-                backend.fill(&mut stored, first, &checkpoint.read_rows(&parameter, form, first..last)?)?;
-                done += (last - first) * cols;
+            for piece in pieces(0..*rows, form.bytes(1, *cols)) {
+                backend.fill(&mut stored, piece.start, &checkpoint.read_rows(&parameter, form, piece.clone())?)?;
+                done += piece.len() * cols;
                 progress(done, total);
             }
             matrices.insert(name.clone(), (stored, *rows, *cols));
@@ -227,19 +231,24 @@ impl<B: Backend> Engine<B> {
         Ok(Segments::new(slices, width, self.backend.largest_tensor()))
     }
 
+    /// The flat tensors of `segments`, zero.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub fn flat(&self, segments: &Segments) -> Result<Vec<B::Tensor>> {
+        segments.sizes.iter().map(|(size, _)| self.backend.zeros(1, *size)).collect()
+    }
+
     /// Lays fresh masters, equal to the present values, over the slices; returns their flat tensors.
     pub(super) fn lay_masters(&self, segments: &Segments) -> Result<Vec<B::Tensor>> {
         let b = &self.backend;
-        let flat = segments.sizes.iter().map(|(size, _)| b.zeros(1, *size)).collect::<Result<Vec<_>>>()?;
+        let flat = self.flat(segments)?;
         let mut tuned = self.tuned.borrow().clone();
-        let mut names: Vec<&str> = Vec::new();
+        let mut parameters: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
         for place in &segments.places {
-            if !names.contains(&place.slice.name.as_str()) {
-                names.push(&place.slice.name);
-            }
+            parameters.entry(&place.slice.name).or_default().push(place.clone());
         }
-        for name in names {
-            let places: Vec<Place> = segments.of(name).cloned().collect();
+        for (name, places) in parameters {
             let masters = &flat[places[0].segment];
             if places[0].slice.vector {
                 let present = self.vector(name)?;
@@ -276,13 +285,18 @@ impl<B: Backend> Engine<B> {
 
     /// Copies a window's present values to `out`, piece by piece.
     fn widen(&self, weight: &Weight<'_, B>, rows: Range<usize>, cols: Range<usize>, out: &B::Tensor) -> Result<()> {
-        let step = (PIECE_BYTES as usize / 4 / cols.len()).max(1);
-        for first in rows.clone().step_by(step) {
-            let ids = (first as u32..(first + step).min(rows.end) as u32).collect();
-            let piece = self.backend.weight_rows(weight, &self.backend.ids(PackedIds::new(ids))?, cols.clone())?;
-            self.backend.write_window(out, first - rows.start, 0, &piece)?;
+        let start = rows.start;
+        for piece in pieces(rows, 4 * cols.len() as u64) {
+            let first = piece.start - start;
+            self.backend.write_window(out, first, 0, &self.widened(weight, piece, cols.clone())?)?;
         }
         Ok(())
+    }
+
+    /// A window's present values.
+    fn widened(&self, weight: &Weight<'_, B>, rows: Range<usize>, cols: Range<usize>) -> Result<B::Tensor> {
+        let ids = PackedIds::new((rows.start as u32..rows.end as u32).collect());
+        self.backend.weight_rows(weight, &self.backend.ids(ids)?, cols)
     }
 
     /// The present state of the weights. It costs nothing: masters are shared, and each training has its own.
@@ -304,11 +318,9 @@ impl<B: Backend> Engine<B> {
             return Ok(self.backend.read(&[&vector]).await?.swap_remove(0));
         }
         let weight = self.weight(name)?;
-        let step = (PIECE_BYTES as usize / 4 / weight.cols).max(1);
         let mut all = Vec::with_capacity(weight.rows * weight.cols);
-        for first in (0..weight.rows).step_by(step) {
-            let ids = (first as u32..(first + step).min(weight.rows) as u32).collect();
-            let piece = self.backend.weight_rows(&weight, &self.backend.ids(PackedIds::new(ids))?, 0..weight.cols)?;
+        for piece in pieces(0..weight.rows, 4 * weight.cols as u64) {
+            let piece = self.widened(&weight, piece, 0..weight.cols)?;
             all.extend(self.backend.read(&[&piece]).await?.swap_remove(0));
         }
         Ok(all)

@@ -2,6 +2,7 @@
 
 use super::golden::{Baseline, Expected, Faithfulness, Train};
 pub use super::golden::{Golden, VerifyError};
+use super::self_test;
 use crate::circuit::{self, Expansion, Pool, Positions, Scope};
 use crate::engine::{
     ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method,
@@ -208,14 +209,9 @@ impl<B: Backend> Run<'_, B> {
     async fn gradients(&mut self) -> Result<(), VerifyError> {
         let batch = self.batch(&self.everything())?;
         let slices = full_slices(&self.engine.config);
-        let segments = self.engine.segments(&slices)?;
         for (prefix, over) in [("grad.", LossOver::Vocab), ("grad_labels.", LossOver::Labels)] {
             let objective = Objective::Answer { verbalizer: &self.golden.pool.verbalizer, over };
-            let b = &self.engine.backend;
-            let flat = segments.sizes.iter().map(|(size, _)| b.zeros(1, *size)).collect::<Result<Vec<_>, _>>()?;
-            let losses = self.engine.gradients(&batch, objective, &segments, &flat)?;
-            let losses = b.read(&[&losses]).await?.swap_remove(0);
-            let gradients = b.read(&flat.iter().collect::<Vec<_>>()).await?;
+            let (losses, gradients) = self_test::gradients(self.engine, &batch, objective).await?;
             let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
             if let Some(expected) = &self.golden.expected {
                 let (name, value) = if over == LossOver::Vocab {
@@ -225,10 +221,9 @@ impl<B: Backend> Run<'_, B> {
                 };
                 self.compare(name, &[mean], &[value]);
             }
-            for place in &segments.places {
-                let name = format!("{prefix}{}", place.slice.name);
+            for (slice, found) in slices.iter().zip(&gradients) {
+                let name = format!("{prefix}{}", slice.name);
                 let Some((_, expected)) = self.golden.tensors.get(&name) else { continue };
-                let found = &gradients[place.segment][place.start..place.start + place.slice.len()];
                 // Key biases have a mathematically zero gradient: only rounding is left to compare.
                 let absolute = name.ends_with("k_proj.bias").then_some(1e-6);
                 self.compare_within(&name, &widen(found), expected, absolute);

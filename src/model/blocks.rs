@@ -23,11 +23,7 @@ pub fn form(stored: GgmlDType) -> Option<Form> {
 pub fn push(rows: &mut Rows, stored: GgmlDType, bytes: &[u8]) {
     use GgmlDType as G;
     match stored {
-        G::F32 => {
-            rows.push_f32(
-                &bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>(),
-            );
-        }
+        G::F32 => rows.push_f32(bytes),
         G::F16 | G::BF16 => rows.push_halves(bytes),
         _ => {
             let row_bytes = rows.columns / stored.block_size() * stored.type_size();

@@ -120,10 +120,7 @@ impl Checkpoint {
     /// A file that cannot be read, or a weight it does not hold.
     pub fn form(&mut self, name: &str) -> Result<Form, ModelError> {
         match &mut self.tensors {
-            Tensors::Safetensors { files, holder } => {
-                let file = *holder.get(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
-                files[file].form(name)
-            }
+            Tensors::Safetensors { files, holder } => holding(files, holder, name)?.form(name),
             Tensors::Gguf(file) => file.form(name),
         }
     }
@@ -137,8 +134,7 @@ impl Checkpoint {
         let mut rows = Rows::new(form, parameter.cols);
         match &mut self.tensors {
             Tensors::Safetensors { files, holder } => {
-                let file = *holder.get(name).ok_or_else(|| ModelError::TensorMissing(name.clone()))?;
-                files[file].read_rows(name, range.clone(), &mut rows)?;
+                holding(files, holder, name)?.read_rows(name, range.clone(), &mut rows)?;
             }
             Tensors::Gguf(file) => file.read_rows(name, range.clone(), &mut rows, &self.config)?,
         }
@@ -178,6 +174,16 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// The file that holds a tensor.
+fn holding<'a>(
+    files: &'a mut [SafetensorsFile],
+    holder: &BTreeMap<String, usize>,
+    name: &str,
+) -> Result<&'a mut SafetensorsFile, ModelError> {
+    let file = *holder.get(name).ok_or_else(|| ModelError::TensorMissing(name.into()))?;
+    Ok(&mut files[file])
 }
 
 fn check_index(index: &str, files: &[SafetensorsFile]) -> Result<(), ModelError> {

@@ -1,8 +1,9 @@
 //! One safetensors file, its tensors read by name without holding the file in memory.
 
 use super::checkpoint::ModelFile;
-use super::stored::{Form, Rows, bf16_bytes, fits_bf16, to_bf16};
+use super::stored::{Form, Rows, fits_bf16, to_bf16};
 use super::{ModelConfig, ModelError};
+use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorInfo, TensorView};
 use std::collections::BTreeMap;
@@ -28,7 +29,8 @@ pub fn to_safetensors(config: &ModelConfig, weights: &BTreeMap<String, Vec<f32>>
         if data.len() != p.rows * p.cols {
             return Err(ModelError::TensorShape { name: p.name, found: vec![data.len()], expected: shape });
         }
-        stored.push((p.name, shape, bf16_bytes(data)));
+        let bytes: Vec<u8> = data.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        stored.push((p.name, shape, bytes));
     }
     let failed = |e: safetensors::SafeTensorError| ModelError::BadFile {
         file: "model.safetensors".into(),
@@ -155,9 +157,7 @@ impl SafetensorsFile {
         let bytes = self.bytes(name, from + range.start * row..from + range.end * row)?;
         match (dtype, rows.form) {
             (Dtype::F32, Form::Bf16) => rows.push_halves(&to_bf16(&bytes)),
-            (Dtype::F32, _) => rows.push_f32(
-                &bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>(),
-            ),
+            (Dtype::F32, _) => rows.push_f32(&bytes),
             _ => rows.push_halves(&bytes),
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! alone. GGUF's blocks are taken apart into their integers and their scales, which keeps loads aligned; no value
 //! changes by it.
 
-use half::{bf16, f16};
+use half::f16;
 
 /// How a matrix is kept, on the device as in memory. All are widened to f32 where they are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,11 +79,10 @@ impl Rows {
         self.values.is_empty()
     }
 
-    /// Appends rows of plain numbers.
-    pub fn push_f32(&mut self, data: &[f32]) {
-        debug_assert_eq!(self.form, Form::F32);
-        for row in data.chunks(self.columns) {
-            self.values.extend(row.iter().map(|x| x.to_bits()));
+    /// Appends rows of f32, given as little-endian bytes.
+    pub fn push_f32(&mut self, bytes: &[u8]) {
+        for row in bytes.chunks(4 * self.columns) {
+            self.values.extend(row.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             self.values.resize(self.values.len().next_multiple_of(4), 0);
         }
     }
@@ -206,9 +205,4 @@ pub fn fits_bf16(bytes: &[u8]) -> bool {
 /// Little-endian f32, each of which fits, as little-endian bf16.
 pub fn to_bf16(bytes: &[u8]) -> Vec<u8> {
     bytes.chunks_exact(4).flat_map(|b| [b[2], b[3]]).collect()
-}
-
-/// Rows of f32 rounded to bf16, for tests and exports.
-pub fn bf16_bytes(data: &[f32]) -> Vec<u8> {
-    data.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect()
 }

@@ -28,6 +28,10 @@ fn to_js<T: Serialize>(value: &T) -> JsValue {
     value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).unwrap_or(JsValue::NULL)
 }
 
+fn missing(kind: ErrorKind, what: &str) -> ErrorMessage {
+    ErrorMessage { kind, message: format!("{what} is not there yet") }
+}
+
 fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMessage> {
     serde_wasm_bindgen::from_value(value).map_err(|e| ErrorMessage { kind: ErrorKind::Recipe, message: e.to_string() })
 }
@@ -186,10 +190,7 @@ impl Lab {
     pub async fn bench(&self, engine: JsValue) -> Result<JsValue, JsValue> {
         let engine = from_js(engine)?;
         // Out of its place, so that no call that comes meanwhile finds it borrowed.
-        let (name, mut checkpoint) = self
-            .model
-            .take()
-            .ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
+        let (name, mut checkpoint) = self.model.take().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
         let table = match engine {
             EngineKind::Cpu => bench::measure(Cpu, &mut checkpoint).await,
             EngineKind::Gpu => match Gpu::open().await {
@@ -289,7 +290,6 @@ impl Lab {
 
     fn prepare(&self, recipe: &Recipe) -> Result<Prepared, ErrorMessage> {
         let model = self.model.borrow();
-        let missing = |kind, what: &str| ErrorMessage { kind, message: format!("{what} is not there yet") };
         let tokenizer = model
             .as_ref()
             .and_then(|(_, c)| c.tokenizer.as_ref())
@@ -313,9 +313,7 @@ impl Lab {
     ) -> Result<Record, ErrorMessage> {
         let (engine, summary) = {
             let mut model = self.model.borrow_mut();
-            let (name, checkpoint) = model
-                .as_mut()
-                .ok_or_else(|| ErrorMessage { kind: ErrorKind::Model, message: "the model is not there yet".into() })?;
+            let (name, checkpoint) = model.as_mut().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
             let summary = ModelSummary::of(name, checkpoint);
             (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
         };

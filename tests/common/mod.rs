@@ -16,10 +16,8 @@ use std::path::PathBuf;
 
 pub type Files = Vec<(String, Vec<u8>)>;
 
-/// A Qwen2 with odd sizes everywhere: 3 layers of 6 heads of size 10 over 3 key/value heads, untied.
-pub const ODD_QWEN2: &str = r#"{"architectures":["Qwen2ForCausalLM"],"hidden_size":36,"num_hidden_layers":3,
-    "num_attention_heads":6,"num_key_value_heads":3,"head_dim":10,"intermediate_size":53,"vocab_size":133,
-    "rms_norm_eps":1e-6,"rope_theta":10000.0,"tie_word_embeddings":false,"hidden_act":"silu","max_position_embeddings":128}"#;
+/// A Qwen2 with odd sizes everywhere.
+pub const ODD_QWEN2: &str = ctsft_lab::experiment::self_test::MODEL;
 
 pub fn config(json: &str) -> ModelConfig {
     ModelConfig::from_hugging_face(json).expect("the test's config is valid")
@@ -52,6 +50,19 @@ pub fn safetensors_bytes(weights: &BTreeMap<String, (Vec<usize>, Vec<f32>)>, dty
         (name.as_str(), TensorView::new(dtype, (*shape).clone(), data).expect("shape and data agree"))
     });
     safetensors::serialize(views, None).expect("weights can be serialised")
+}
+
+/// The header of a safetensors file of all of a configuration's weights in bf16, and the bytes of data it describes.
+pub fn bf16_header(config: &ModelConfig) -> (String, usize) {
+    let mut header = serde_json::Map::new();
+    let mut offset = 0;
+    for p in config.parameters() {
+        let shape = if p.vector { vec![p.cols] } else { vec![p.rows, p.cols] };
+        let end = offset + 2 * p.rows * p.cols;
+        header.insert(p.name, serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    (serde_json::Value::Object(header).to_string(), offset)
 }
 
 /// A whole model folder in memory.

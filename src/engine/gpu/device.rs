@@ -1,7 +1,7 @@
 //! The adapter, the device, and the queue of recorded work.
 
 use super::buffers::{Arena, Binding, Buffer, PARAMETER_BYTES};
-use super::kernels::{Kernel, LARGEST_PARAMETERS, Pipeline, Variant};
+use super::kernels::{Kernel, Pipeline, Variant};
 use crate::engine::{EngineError, Result};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -211,8 +211,8 @@ impl Device {
             parameters: offset,
             groups,
         });
-        let full = recorded.commands.len() >= SUBMIT_AFTER
-            || recorded.parameters.len() + 2 * LARGEST_PARAMETERS.max(256) as usize > PARAMETER_BYTES as usize;
+        let full =
+            recorded.commands.len() >= SUBMIT_AFTER || recorded.parameters.len() + 512 > PARAMETER_BYTES as usize;
         drop(recorded);
         drop(pipelines);
         if full {

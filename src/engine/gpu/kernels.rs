@@ -168,7 +168,7 @@ pub struct Pipeline {
 }
 
 /// Bytes of the largest `Params`.
-pub const LARGEST_PARAMETERS: u64 = 64;
+const LARGEST_PARAMETERS: u64 = 64;
 
 impl Pipeline {
     pub fn new(device: &wgpu::Device, kernel: Kernel) -> Self {

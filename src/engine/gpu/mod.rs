@@ -72,11 +72,7 @@ impl Gpu {
     /// # Errors
     /// [`super::EngineError::NoGpu`] with what the platform said.
     pub async fn open() -> Result<Self> {
-        let gpu = Self::open_with(None, None).await?;
-        if !gpu.is_software() {
-            gpu.try_variants().await?;
-        }
-        Ok(gpu)
+        Self::at_its_fastest(Device::open(Variant::Direct, None).await?).await
     }
 
     /// Opens every GPU there is, software ones too.
@@ -87,11 +83,7 @@ impl Gpu {
     pub async fn open_every() -> Result<Vec<Self>> {
         let mut gpus = Vec::new();
         for device in Device::open_every(Variant::Direct).await? {
-            let gpu = Self(device);
-            if !gpu.is_software() {
-                gpu.try_variants().await?;
-            }
-            gpus.push(gpu);
+            gpus.push(Self::at_its_fastest(device).await?);
         }
         Ok(gpus)
     }
@@ -103,6 +95,14 @@ impl Gpu {
     /// As [`Gpu::open`].
     pub async fn open_with(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
         Device::open(variant.unwrap_or(Variant::Direct), largest).await.map(Self)
+    }
+
+    async fn at_its_fastest(device: Device) -> Result<Self> {
+        let gpu = Self(device);
+        if !gpu.is_software() {
+            gpu.try_variants().await?;
+        }
+        Ok(gpu)
     }
 
     /// Takes the variant that computes a product of a typical shape fastest; tried once for each adapter.

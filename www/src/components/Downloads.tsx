@@ -1,5 +1,5 @@
 import * as Comlink from 'comlink';
-import { useEffect, useState } from 'preact/hooks';
+import { useState } from 'preact/hooks';
 import { lab, take, Refusal } from '../lab';
 import { number, t } from '../text';
 import type { Downloadable, DownloadProgress, Stored } from '../download';
@@ -18,16 +18,16 @@ export function Downloads(props: { busy: boolean; onOpen: (files: File[]) => Pro
     const found = await Promise.all(all.map(async (m): Promise<[string, Stored]> => [m.id, await take(lab.storedModel(m))]));
     setThere(Object.fromEntries(found));
   };
-  useEffect(() => {
-    void (async () => {
-      const response = await fetch('./manifest.json');
-      if (!response.ok) return;
-      const all: Downloadable[] = await response.json();
-      setModels(all);
-      // Without storage the list stays: what is wrong is said when a download is asked for.
-      await look(all).catch(() => undefined);
-    })();
-  }, []);
+  /** Nobody who does not look here pays for the list. */
+  const list = async () => {
+    if (models.length > 0) return;
+    const response = await fetch('./manifest.json');
+    if (!response.ok) return;
+    const all: Downloadable[] = await response.json();
+    setModels(all);
+    // Without storage the list stays: what is wrong is said when a download is asked for.
+    await look(all).catch(() => undefined);
+  };
 
   const attempt = async (model: Downloadable, what: () => Promise<void>) => {
     setFailure(undefined);
@@ -50,9 +50,8 @@ export function Downloads(props: { busy: boolean; onOpen: (files: File[]) => Pro
     });
   const remove = (model: Downloadable) => attempt(model, async () => void (await take(lab.removeModel(model))));
 
-  if (models.length === 0) return null;
   return (
-    <details class="downloads" data-testid="downloads">
+    <details class="downloads" data-testid="downloads" onToggle={() => void list()}>
       <summary>{t('download.title')}</summary>
       <p class="hint">{t('download.help')}</p>
       <ul>
