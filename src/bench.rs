@@ -216,7 +216,7 @@ async fn rate<B: Backend>(b: &B, form: Form, m: usize, n: usize, k: usize) -> cr
     rows.values = vec![0; n * form.value_words(k)];
     rows.scales = vec![0; n * form.scale_words(k)];
     b.fill(&mut frozen, 0, &rows)?;
-    let weight = Weight { frozen: &frozen, whole: None, overlay: None, rows: n, cols: k };
+    let weight = Weight { frozen: &frozen, whole: None, windows: None, rows: n, cols: k };
     let seconds = cost(b, async || b.product(&x, &weight, true, None, None).map(|_| ())).await?.seconds;
     Ok(2.0 * (m * n * k) as f64 / seconds / 1e9)
 }

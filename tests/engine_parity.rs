@@ -3,10 +3,14 @@
 mod common;
 
 use candle_core::quantized::GgmlDType;
+use ctsft_lab::circuit::{self, Pool, Positions, SlotMap};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::{Gpu, Variant};
-use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, EngineError, Head, LossOver, Objective, Prompt};
+use ctsft_lab::engine::{
+    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Objective, Prompt, Target,
+};
 use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, gradients, prompts, trust};
+use ctsft_lab::progress::Unwatched;
 use ctsft_lab::tuning::{KvRule, NormRule, full_slices, head_slices};
 use pollster::block_on;
 use std::collections::BTreeSet;
@@ -149,6 +153,49 @@ fn layers_computed_again_give_the_same() {
         lean.limit_memory(bytes);
         assert_eq!(all_of(&lean), expected, "{bytes} bytes");
     }
+}
+
+#[test]
+fn what_all_prompts_begin_with_is_computed_once_and_changes_nothing() {
+    let mut checkpoint = common::open(common::model_files(common::ODD_QWEN2, 11)).expect("the made-up model opens");
+    let engine = Engine::load(Cpu, &mut checkpoint, |_, _| {}).expect("loads");
+    let prompts = prompts(&[4, 17, 9, 5]);
+    let all: Vec<&Prompt> = prompts.iter().collect();
+    let [apart, shared] = [0, usize::MAX].map(|most| Batch::sharing(&all, most, &engine.config).expect("valid"));
+    assert_eq!((apart.tokens.len(), shared.tokens.len()), (35, 29));
+    assert_eq!(apart.prompt_tokens(), shared.prompt_tokens());
+    let close = |what: &str, expected: &[f32], found: &[f32]| {
+        let named = |x: &[f32]| vec![(what.to_string(), x.to_vec())];
+        assert_eq!(difference(&named(expected), &named(found)), None);
+    };
+    let answers = |batch| block_on(engine.answers(batch, &VERBALIZER, true)).expect("answers");
+    let (expected, found) = (answers(&apart), answers(&shared));
+    close("losses", &expected.losses, &found.losses);
+    close("residuals", &expected.residuals.concat(), &found.residuals.concat());
+    let answer = Objective::Answer { verbalizer: &VERBALIZER, over: LossOver::Vocab };
+    for objective in [answer, Objective::NextToken] {
+        let of = |batch| block_on(gradients(&engine, batch, objective)).expect("gradients");
+        let (expected, found) = (of(&apart), of(&shared));
+        close("losses", &expected.0, &found.0);
+        for ((slice, expected), found) in full_slices(&engine.config).iter().zip(&expected.1).zip(&found.1) {
+            if !slice.name.ends_with("k_proj.bias") {
+                close(&slice.name, expected, found);
+            }
+        }
+    }
+    let slots = SlotMap::common(&prompts);
+    let pool = Pool { prompts: prompts.clone(), verbalizer: VERBALIZER.to_vec(), slots, positions: Positions::All };
+    assert_eq!(pool.pack(0..4, &engine.config).expect("valid").tokens.len(), 29);
+    let means = block_on(circuit::means(&engine, &pool, &Unwatched)).expect("means");
+    let relevance = |batch: &Batch| {
+        // By token, as if nothing were shared.
+        let own: Vec<u32> = prompts.iter().flat_map(|p| slots.slots(p.tokens.len())).collect();
+        let slots = if batch.layout.prefix > 0 { pool.batch_slots(batch) } else { own };
+        let of =
+            block_on(engine.linear_relevance(&pool.batch(batch, &slots), &means, Target::Output, GateRule::Tangent));
+        of.expect("relevances").concat().iter().map(|r| *r as f32).collect::<Vec<f32>>()
+    };
+    close("relevances", &relevance(&apart), &relevance(&shared));
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub async fn ablation_metrics<B: Backend>(
     let weights = pool.weights();
     let (mut difference, mut correct) = (0.0, 0usize);
     for run in Batch::runs(&pool.prompts, engine.backend.batch_tokens()) {
-        let batch = Batch::new(&pool.prompts[run.clone()].iter().collect::<Vec<_>>(), &engine.config)?;
+        let batch = pool.pack(run.clone(), &engine.config)?;
         let slots = pool.batch_slots(&batch);
         let ablation = Ablation { means, slots: &slots, remove: &remove };
         let logits = engine.ablated_logits(&batch, &pool.verbalizer, &ablation).await?;
@@ -42,7 +42,7 @@ pub async fn ablation_metrics<B: Backend>(
             difference += weight * (gold - others / (logits.len() - 1) as f64);
             correct += usize::from(crate::measures::predict(logits) == *label);
         }
-        proceed(observer, batch.tokens.len() as f64).await?;
+        proceed(observer, batch.prompt_tokens() as f64).await?;
     }
     Ok(AblationMetrics { logit_difference: difference, accuracy: correct as f64 / pool.prompts.len() as f64 })
 }

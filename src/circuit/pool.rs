@@ -1,8 +1,10 @@
 //! A pool of labelled prompts whose positions are aligned by slots (METHOD.md §3).
 
-use crate::engine::{Batch, NO_SLOT, PoolBatch, Prompt};
+use crate::engine::{Batch, EngineError, NO_SLOT, PoolBatch, Prompt};
+use crate::model::ModelConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use ts_rs::TS;
 
 /// How positions of prompts of different lengths are aligned: `head` from the start, `tail` from the end (the answer
@@ -77,16 +79,23 @@ impl Pool {
         (0..self.slots.head).take_while(|t| same(*t)).count()
     }
 
-    /// Slot of each token of a batch, [`NO_SLOT`] where the token is neither a source nor ablated.
+    /// Packs some of the prompts; only what equals its mean is shared.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub fn pack(&self, prompts: Range<usize>, config: &ModelConfig) -> Result<Batch, EngineError> {
+        Batch::sharing(&self.prompts[prompts].iter().collect::<Vec<_>>(), self.first_live(), config)
+    }
+
+    /// Slot of each token of a batch that [`Pool::pack`] made, [`NO_SLOT`] where the token is neither a source nor ablated.
     pub fn batch_slots(&self, batch: &Batch) -> Vec<u32> {
-        let mut slots = Vec::with_capacity(batch.tokens.len());
-        for span in batch.layout.starts.windows(2) {
-            let length = span[1] - span[0];
-            let own = self.slots.slots(length);
-            slots.extend(own.iter().enumerate().map(|(t, slot)| match self.positions {
-                Positions::Last if t + 1 < length => NO_SLOT,
-                _ => *slot,
-            }));
+        let mut slots = vec![NO_SLOT; batch.tokens.len()];
+        for (sequence, length) in batch.layout.lengths().enumerate() {
+            for (position, slot) in self.slots.slots(length).into_iter().enumerate() {
+                if self.positions == Positions::All || position + 1 == length {
+                    slots[batch.layout.token(sequence, position)] = slot;
+                }
+            }
         }
         slots
     }

@@ -28,14 +28,16 @@ pub async fn means<B: Backend>(
     let weights = pool.token_weights();
     let mut means = engine.empty_means(slots)?;
     for run in Batch::runs(&pool.prompts, engine.backend.batch_tokens()) {
-        let batch = Batch::new(&pool.prompts[run.clone()].iter().collect::<Vec<_>>(), &engine.config)?;
-        let tokens = batch.tokens.len();
-        let mut matrix = vec![0.0; slots * tokens];
-        for (t, (slot, weight)) in weights[run].iter().flatten().enumerate() {
-            matrix[*slot as usize * tokens + t] = *weight as f32;
+        let batch = pool.pack(run.clone(), &engine.config)?;
+        let mut matrix = vec![0.0; slots * batch.tokens.len()];
+        for (sequence, weights) in weights[run].iter().enumerate() {
+            for (position, (slot, weight)) in weights.iter().enumerate() {
+                let token = batch.layout.token(sequence, position);
+                matrix[*slot as usize * batch.tokens.len() + token] += *weight as f32;
+            }
         }
         engine.accumulate_means(&batch, &matrix, &mut means)?;
-        proceed(observer, tokens as f64).await?;
+        proceed(observer, batch.prompt_tokens() as f64).await?;
     }
     Ok(means)
 }
@@ -60,7 +62,7 @@ pub async fn relevance<B: Backend>(
     // A sweep takes one example at a time; the reverse pass takes what fits.
     let limit = if matches!(method, Method::Sweep(_)) { 1 } else { engine.backend.batch_tokens() };
     for run in Batch::runs(&pool.prompts, limit) {
-        let batch = Batch::new(&pool.prompts[run].iter().collect::<Vec<_>>(), &engine.config)?;
+        let batch = pool.pack(run, &engine.config)?;
         let slots = pool.batch_slots(&batch);
         let pool_batch = pool.batch(&batch, &slots);
         let cost = match method {
@@ -81,7 +83,7 @@ pub async fn relevance<B: Backend>(
                 sweep_cost(engine)
             }
         };
-        proceed(observer, cost * batch.tokens.len() as f64).await?;
+        proceed(observer, cost * batch.prompt_tokens() as f64).await?;
     }
     let mut mean = balanced(&per_example, &pool.weights());
     if let Target::Heads(heads, _) = target {

@@ -1,8 +1,9 @@
 //! The operations a backend computes: each forward beside its backward. All tensors are row-major f32 matrices;
 //! frozen weights stay in the form of the checkpoint.
 
+use super::layout::{Attention, PackedIds};
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
-use super::weights::{Place, Weight};
+use super::weights::Weight;
 use super::{Engine, EngineError, Result, Rules, Score, Trace};
 use crate::model::{Form, Rows};
 use std::ops::Range;
@@ -28,96 +29,28 @@ pub struct Operand<'a, T> {
     pub transposed: bool,
 }
 
-/// Where each packed token stands (METHOD.md §0): sequences lie end to end, without padding.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PackedLayout {
-    /// First token of each sequence, and the total at the end: B+1 entries.
-    pub starts: Vec<usize>,
-}
-
-impl PackedLayout {
-    pub fn tokens(&self) -> usize {
-        self.starts.last().copied().unwrap_or(0)
-    }
-
-    pub fn sequences(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// Entries of one head's packed causal attention patterns: row t of a sequence has t+1 of them.
-    pub fn pattern_entries(&self) -> usize {
-        self.starts.windows(2).map(|w| (w[1] - w[0]) * (w[1] - w[0] + 1) / 2).sum()
-    }
-
-    /// For each token: start of its sequence, position in it, end of its sequence, offset of its pattern row.
-    pub fn rows(&self) -> Vec<[usize; 4]> {
-        let mut rows = Vec::with_capacity(self.tokens());
-        let mut offset = 0;
-        for w in self.starts.windows(2) {
-            for position in 0..w[1] - w[0] {
-                rows.push([w[0], position, w[1], offset]);
-                offset += position + 1;
-            }
-        }
-        rows
-    }
-
-    /// Row of each sequence's last token: the answer positions.
-    pub fn answers(&self) -> Vec<u32> {
-        self.starts[1..].iter().map(|end| (end - 1) as u32).collect()
-    }
-
-    /// Rows with a next token in their own sequence: all but the answer positions.
-    pub fn predicting(&self) -> Vec<u32> {
-        self.starts.windows(2).flat_map(|w| w[0] as u32..(w[1] as u32).saturating_sub(1)).collect()
-    }
-}
-
-/// Row indices, with their inverse: for each distinct index the places where it stands.
-#[derive(Debug, Clone)]
-pub struct PackedIds {
-    pub ids: Vec<u32>,
-    /// Distinct ids in rising order.
-    pub distinct: Vec<u32>,
-    /// `places[offsets[i]..offsets[i+1]]` are the places of `distinct[i]` in `ids`.
-    pub offsets: Vec<u32>,
-    pub places: Vec<u32>,
-}
-
-impl PackedIds {
-    pub fn new(ids: Vec<u32>) -> Self {
-        let mut places: Vec<u32> = (0..ids.len() as u32).collect();
-        places.sort_by_key(|&place| (ids[place as usize], place));
-        let (mut distinct, mut offsets) = (Vec::new(), Vec::new());
-        for (i, &place) in places.iter().enumerate() {
-            let id = ids[place as usize];
-            if distinct.last() != Some(&id) {
-                distinct.push(id);
-                offsets.push(i as u32);
-            }
-        }
-        offsets.push(ids.len() as u32);
-        Self { ids, distinct, offsets, places }
-    }
+/// Which rows of an attention are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Queries,
+    Keys,
 }
 
 /// Views of flat tensors start at multiples of this many values: WebGPU binds at multiples of 256 bytes.
 pub const ALIGNMENT: usize = 64;
 
 /// A device that computes the operations of the transformer. Operations are queued in order; only [`Backend::read`]
-/// waits. Shapes: N tokens, B sequences, D hidden, H query heads, K key/value heads, d head size, I MLP width.
+/// waits. Shapes: N tokens, Q of them queries, B sequences, D hidden, H query heads, K key/value heads, d head size, I MLP width.
 #[allow(async_fn_in_trait)]
 pub trait Backend: Sized {
     /// A cheap handle to a matrix on the device.
     type Tensor: Clone;
     /// A weight matrix in its stored form, which nothing ever changes.
     type Stored;
-    /// Trained windows of a weight matrix, to be read in place of what lies below them.
-    type Overlay: Clone;
     /// Row indices on the device.
     type Ids;
-    /// A packed layout on the device.
-    type Layout;
+    /// Who attends to whom, on the device.
+    type Attention;
 
     /// The device's name, for the record.
     fn device(&self) -> String;
@@ -157,10 +90,7 @@ pub trait Backend: Sized {
     fn stored(&self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Self::Stored>;
     /// Puts rows into their place, from row `first` on; called in order of the rows.
     fn fill(&self, stored: &mut Self::Stored, first: usize, rows: &Rows) -> Result<()>;
-    /// The places (windows of one matrix, in the flat tensor `masters`) as an overlay. All are full rows, or all are
-    /// full columns and equally many.
-    fn overlay(&self, shape: (usize, usize), places: &[Place], masters: &Self::Tensor) -> Result<Self::Overlay>;
-    /// `x · Wᵀ` if `transposed`, else `x · W`, `(+ bias to each row) (+ residual)`.
+    /// `x · Wᵀ` if `transposed`, else `x · W`, `(+ bias to each row) (+ residual)`; trained windows aside.
     fn product(
         &self,
         x: &Self::Tensor,
@@ -169,10 +99,10 @@ pub trait Backend: Sized {
         bias: Option<&Self::Tensor>,
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
-    /// The weight's rows `ids`, columns `cols`, widened.
+    /// The weight's rows `ids`, columns `cols`, widened; trained windows aside.
     fn weight_rows(&self, weight: &Weight<'_, Self>, ids: &Self::Ids, cols: Range<usize>) -> Result<Self::Tensor>;
     fn ids(&self, ids: PackedIds) -> Result<Self::Ids>;
-    fn layout(&self, layout: PackedLayout) -> Result<Self::Layout>;
+    fn attention(&self, attention: Attention) -> Result<Self::Attention>;
     /// Waits for the tensors and copies them out.
     async fn read(&self, tensors: &[&Self::Tensor]) -> Result<Vec<Vec<f32>>>;
 
@@ -183,8 +113,15 @@ pub trait Backend: Sized {
         b: Operand<Self::Tensor>,
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
-    /// `dyᵀ · x` into `out`.
-    fn weight_gradient(&self, dy: Operand<Self::Tensor>, x: Operand<Self::Tensor>, out: &Self::Tensor) -> Result<()>;
+    /// `a · b (+ bias)` into the columns of `out` from `start` on; the bias has a value for each column of `out`.
+    fn matmul_into(
+        &self,
+        a: Operand<Self::Tensor>,
+        b: Operand<Self::Tensor>,
+        bias: Option<&Self::Tensor>,
+        out: &Self::Tensor,
+        start: usize,
+    ) -> Result<()>;
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
     /// Sum over rows of the columns `start..start+columns`, into the same columns of `out [1, cols]`.
     fn column_sum(&self, x: &Self::Tensor, start: usize, columns: usize, out: &Self::Tensor) -> Result<()>;
@@ -218,40 +155,41 @@ pub trait Backend: Sized {
         out: &Self::Tensor,
     ) -> Result<()>;
 
-    /// Rotary embedding of `x [N, heads·d]` by each token's position; `inverse` rotates back, which is its backward.
+    /// Rotary embedding of `x [rows, heads·d]` by each row's position; `inverse` rotates back, which is its backward.
     fn rotate(
         &self,
         x: &Self::Tensor,
         head_dim: usize,
-        layout: &Self::Layout,
+        attention: &Self::Attention,
+        side: Side,
         rotary: &(Self::Tensor, Self::Tensor),
         inverse: bool,
     ) -> Result<Self::Tensor>;
 
-    /// Causal softmax patterns `[H, pattern entries]` of `q [N, H·d]`, `k [N, K·d]`.
+    /// Causal softmax patterns `[H, pattern entries]` of `q [Q, H·d]`, `k [N, K·d]`.
     fn attention_pattern(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
         head_dim: usize,
-        layout: &Self::Layout,
+        attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
-    /// `out[t,h] = Σ_s pattern[h,t,s] · v[s, kv(h)]`: `[N, H·d]`.
+    /// `out[q,h] = Σ_s pattern[h,q,s] · v[s, kv(h)]`: `[Q, H·d]`.
     fn attention_mix(
         &self,
         pattern: &Self::Tensor,
         v: &Self::Tensor,
         head_dim: usize,
-        layout: &Self::Layout,
+        attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
-    /// `out[s,j] = Σ_{h reads j} Σ_t pattern[h,t,s] · dz[t,h]`: `[N, K·d]`, the backward of mix to `v`.
+    /// `out[s,j] = Σ_{h reads j} Σ_q pattern[h,q,s] · dz[q,h]`: `[N, K·d]`, the backward of mix to `v`.
     fn attention_mix_backward(
         &self,
         pattern: &Self::Tensor,
         dz: &Self::Tensor,
         kv_heads: usize,
         head_dim: usize,
-        layout: &Self::Layout,
+        attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
     /// Gradient to the scores before softmax, already divided by `sqrt(d)`, in the pattern's layout. Mixed with `k`
     /// it is the gradient to `q`; its mix-backward with `q` is the gradient to `k`.
@@ -261,7 +199,7 @@ pub trait Backend: Sized {
         dz: &Self::Tensor,
         v: &Self::Tensor,
         head_dim: usize,
-        layout: &Self::Layout,
+        attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
 
     /// Heads flagged in `flags [1, H]` take `means[slot of the token]` instead of `z`; `slots` indexes rows of
@@ -313,8 +251,16 @@ pub trait Backend: Sized {
         decayed: usize,
         step: &super::optimiser::Step,
     ) -> Result<()>;
-    /// Copies a matrix into the window of `to` that starts at `(row, col)`.
-    fn write_window(&self, to: &Self::Tensor, row: usize, col: usize, window: &Self::Tensor) -> Result<()>;
+    /// Copies the window `(rows, cols)` of `from` to the window of `to` that starts at `(row, col)`.
+    fn copy_window(
+        &self,
+        to: &Self::Tensor,
+        row: usize,
+        col: usize,
+        from: &Self::Tensor,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<()>;
 
     /// Whether [`Backend::sweep_relevance`] and [`Backend::sweep_trace`] exist.
     fn has_sweep(&self) -> bool {

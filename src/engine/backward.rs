@@ -1,8 +1,8 @@
 //! The backward pass for training: gradients of the loss to any slices of the weights, and nothing else.
 
-use super::forward::{Activations, Packed};
+use super::forward::{Activations, LastLayer, Packed};
 use super::weights::{ParameterSlice, Place, Segments};
-use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, Result};
+use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, Result, Side};
 use crate::model::{EMBEDDING, FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -56,7 +56,8 @@ impl<B: Backend> Engine<B> {
         flat: &[B::Tensor],
     ) -> Result<B::Tensor> {
         let b = &self.backend;
-        let mut packed = self.pack(batch)?;
+        let last = if let Objective::NextToken = objective { LastLayer::AllRows } else { LastLayer::AnswerRows };
+        let mut packed = self.pack(batch, last)?;
         let (targets, rows) = match objective {
             Objective::Answer { verbalizer, over: LossOver::Vocab } => {
                 (batch.labels.iter().map(|&y| verbalizer[y]).collect(), None)
@@ -66,14 +67,13 @@ impl<B: Backend> Engine<B> {
                 (batch.labels.iter().map(|&y| y as u32).collect(), Some(ids))
             }
             Objective::NextToken => {
-                let predicting = batch.layout.predicting();
-                if predicting.is_empty() {
+                let pairs = batch.layout.next_tokens();
+                if pairs.is_empty() {
                     return Err(EngineError::NothingToPredict);
                 }
-                let next = predicting.iter().map(|&row| batch.tokens[row as usize + 1]).collect();
-                packed.answer_rows = predicting.len();
-                packed.answers = b.ids(PackedIds::new(predicting))?;
-                (next, None)
+                packed.answer_rows = pairs.iter().map(|(row, _)| *row as u32).collect();
+                packed.answers = b.ids(PackedIds::new(packed.answer_rows.clone()))?;
+                (pairs.iter().map(|(_, next)| batch.tokens[*next]).collect(), None)
             }
         };
         let targets = b.ids(PackedIds::new(targets))?;
@@ -101,16 +101,21 @@ impl<B: Backend> Engine<B> {
             match &rows {
                 Some(ids) => {
                     let d_used = b.zeros(b.shape(&d_logits).1, self.config.hidden)?;
-                    b.weight_gradient(self.all(&d_logits), self.all(hidden), &d_used)?;
+                    self.weight_gradient(self.all(&d_logits), self.all(hidden), &d_used)?;
                     b.clear(&out)?;
                     b.scatter_rows(&d_used, ids, &out)?;
                 }
-                None => b.weight_gradient(self.all(&d_logits), self.all(hidden), &out)?,
+                None => self.weight_gradient(self.all(&d_logits), self.all(hidden), &out)?,
             }
         }
         drop(d_logits);
         self.backward(&packed, activations, &d_hidden, &wanted)?;
         Ok(losses)
+    }
+
+    /// `dyᵀ · x` into `out`.
+    fn weight_gradient(&self, dy: Operand<B::Tensor>, x: Operand<B::Tensor>, out: &B::Tensor) -> Result<()> {
+        self.backend.matmul_into(Operand { transposed: true, ..dy }, x, None, out, 0)
     }
 
     /// The gradient of a slice, as a matrix; of a vector, all of it.
@@ -131,8 +136,7 @@ impl<B: Backend> Engine<B> {
         let (answer, r_final) = (&activations.answer, &activations.r_final);
         self.gain_gradient(FINAL_NORM, d_hidden, answer, r_final, wanted)?;
         let d_answer = b.rms_norm_backward(d_hidden, answer, &self.vector(FINAL_NORM)?, r_final, false)?;
-        let mut dx = b.zeros(batch.rows, c.hidden)?;
-        b.scatter_rows(&d_answer, &batch.answers, &dx)?;
+        let mut dx = if batch.answers_attention.is_some() { d_answer } else { self.at_answers(batch, &d_answer)? };
         for l in (wanted.floor.unwrap_or(0)..c.layers).rev() {
             // Dropped at the end of the turn: its buffers serve the layers below.
             let Some(kept) = activations.layers.pop() else { break };
@@ -157,28 +161,41 @@ impl<B: Backend> Engine<B> {
 
             self.linear_gradients(&[(name("self_attn.o_proj"), &dx)], || Ok(a.z.clone()), wanted)?;
             let dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
-            let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, &batch.layout)?;
-            let d_scores = b.attention_pattern_backward(&a.pattern, &dz, &a.v, c.head_dim, &batch.layout)?;
-            let dq = b.attention_mix(&d_scores, &a.k, c.head_dim, &batch.layout)?;
-            let dk = b.attention_mix_backward(&d_scores, &a.q, c.kv_heads, c.head_dim, &batch.layout)?;
-            let dq = b.rotate(&dq, c.head_dim, &batch.layout, &self.rotary, true)?;
-            let dk = b.rotate(&dk, c.head_dim, &batch.layout, &self.rotary, true)?;
-            let maps =
-                [(name("self_attn.q_proj"), &dq), (name("self_attn.k_proj"), &dk), (name("self_attn.v_proj"), &dv)];
-            self.linear_gradients(&maps, || b.rms_scale(&a.x, &gain, &a.r1), wanted)?;
+            let (attention, answers_only) = self.attention(batch, l);
+            let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, attention)?;
+            let d_scores = b.attention_pattern_backward(&a.pattern, &dz, &a.v, c.head_dim, attention)?;
+            let dq = b.attention_mix(&d_scores, &a.k, c.head_dim, attention)?;
+            let dk = b.attention_mix_backward(&d_scores, &a.q, c.kv_heads, c.head_dim, attention)?;
+            let dq = b.rotate(&dq, c.head_dim, attention, Side::Queries, &self.rotary, true)?;
+            let dk = b.rotate(&dk, c.head_dim, attention, Side::Keys, &self.rotary, true)?;
+            let normed = || b.rms_scale(&a.x, &gain, &a.r1);
+            let (q_map, kv_maps) =
+                ((name("self_attn.q_proj"), &dq), [(name("self_attn.k_proj"), &dk), (name("self_attn.v_proj"), &dv)]);
+            if answers_only {
+                self.linear_gradients(&[q_map], || b.gather_rows(&normed()?, &batch.answers), wanted)?;
+                self.linear_gradients(&kv_maps, normed, wanted)?;
+            } else {
+                let [k_map, v_map] = kv_maps;
+                self.linear_gradients(&[q_map, k_map, v_map], normed, wanted)?;
+            }
             let lowest = wanted.floor == Some(l);
             if lowest && !wanted.has(&norm) {
                 return Ok(());
             }
-            let d_normed = self.linear_backward(&dq, &name("self_attn.q_proj"), None)?;
-            let d_normed = self.linear_backward(&dk, &name("self_attn.k_proj"), Some(&d_normed))?;
-            let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), Some(&d_normed))?;
+            let mut d_normed = self.linear_backward(&dk, &name("self_attn.k_proj"), None)?;
+            d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), Some(&d_normed))?;
+            if answers_only {
+                let d_queries = self.linear_backward(&dq, &name("self_attn.q_proj"), None)?;
+                b.scatter_rows(&d_queries, &batch.answers, &d_normed)?;
+            } else {
+                d_normed = self.linear_backward(&dq, &name("self_attn.q_proj"), Some(&d_normed))?;
+            }
             self.gain_gradient(&norm, &d_normed, &a.x, &a.r1, wanted)?;
             if lowest {
                 return Ok(());
             }
             let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, false)?;
-            dx = b.add(&dx, &d_norm)?;
+            dx = self.below(batch, l, &dx, d_norm)?;
         }
         if let Some(place) = wanted.segments.of(EMBEDDING).next() {
             let out = self.gradient_view(place, wanted.flat)?;
@@ -188,6 +205,16 @@ impl<B: Backend> Engine<B> {
             b.scatter_rows(&dx, &batch.tokens, &out)?;
         }
         Ok(())
+    }
+
+    /// The gradient of the residual entering layer `l`, from that of the residual after its attention and that by way of
+    /// its norm.
+    pub(super) fn below(&self, batch: &Packed<B>, l: usize, dx: &B::Tensor, d_norm: B::Tensor) -> Result<B::Tensor> {
+        if !self.attention(batch, l).1 {
+            return self.backend.add(dx, &d_norm);
+        }
+        self.backend.scatter_rows(dx, &batch.answers, &d_norm)?;
+        Ok(d_norm)
     }
 
     /// Gradients to the wanted windows of the weights and biases of linear maps of one input, given with the gradients
@@ -215,7 +242,7 @@ impl<B: Backend> Engine<B> {
             let (rows, cols) = (&place.slice.rows, &place.slice.cols);
             let dy = Operand { tensor: dy, start: rows.start, columns: rows.len(), transposed: false };
             let x = Operand { tensor: &x, start: cols.start, columns: cols.len(), transposed: false };
-            b.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
+            self.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
         }
         Ok(())
     }

@@ -1,32 +1,46 @@
 //! The forward pass (METHOD.md §0), and the read-outs that need nothing else.
 
 use super::relevance::{HeadMeans, HeadSet};
-use super::{Backend, Batch, Engine, Operand, PackedIds, Result};
+use super::{Backend, Batch, Engine, Operand, PackedIds, Result, Side, Weight};
 use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig, layer_parameter};
 
 /// A batch on the device.
 pub(super) struct Packed<B: Backend> {
-    pub layout: B::Layout,
+    pub attention: B::Attention,
+    /// In the last layer, where nothing but the answer positions is read of it.
+    pub answers_attention: Option<B::Attention>,
     pub tokens: B::Ids,
+    /// Rows that are read after the last layer.
     pub answers: B::Ids,
+    pub answer_rows: Vec<u32>,
     pub rows: usize,
     pub pattern_entries: usize,
-    pub answer_rows: usize,
 }
 
-/// What one layer computed; the names are METHOD.md §0's. What is cheap to compute again is not kept.
+/// What is read of the last layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastLayer {
+    AllRows,
+    /// Its queries, and all that comes of them, are computed for the answer positions only.
+    AnswerRows,
+}
+
+/// What one layer computed; the names are METHOD.md §0's. What is cheap to compute again is not kept. Q are the rows that
+/// attend: all N, but in the last layer the answer positions where no others are read.
 #[derive(Clone)]
 pub(super) struct Layer<T> {
     /// Residual entering the layer, `[N, D]`.
     pub x: T,
     pub r1: T,
+    /// `[Q, H·d]`.
     pub q: T,
+    /// `[N, K·d]`, as `v`.
     pub k: T,
     pub v: T,
     pub pattern: T,
-    /// Head outputs before `W_O`, `[N, H·d]`.
+    /// Head outputs before `W_O`, `[Q, H·d]`.
     pub z: T,
-    /// Residual after attention.
+    /// Residual after attention, `[Q, D]`.
     pub middle: T,
     pub r2: T,
     pub gate: T,
@@ -58,6 +72,12 @@ pub struct Ablation<'a, T> {
     pub remove: &'a HeadSet,
 }
 
+/// Slots on the device, of all tokens and of the answer positions.
+pub(super) struct Slots<B: Backend> {
+    all: B::Ids,
+    answers: B::Ids,
+}
+
 /// What a forward pass leaves at the answer positions, read back.
 #[derive(Debug, Clone)]
 pub struct AnswerRows {
@@ -70,21 +90,65 @@ pub struct AnswerRows {
 }
 
 impl<B: Backend> Engine<B> {
-    pub(super) fn pack(&self, batch: &Batch) -> Result<Packed<B>> {
+    pub(super) fn pack(&self, batch: &Batch, last: LastLayer) -> Result<Packed<B>> {
+        let (b, attention) = (&self.backend, batch.layout.attention());
+        let answers_attention = match last {
+            LastLayer::AllRows => None,
+            LastLayer::AnswerRows => Some(b.attention(batch.layout.answers_attention())?),
+        };
         Ok(Packed {
-            answers: self.backend.ids(PackedIds::new(batch.layout.answers()))?,
-            tokens: self.backend.ids(PackedIds::new(batch.tokens.clone()))?,
+            answers_attention,
+            answers: b.ids(PackedIds::new(batch.layout.answers()))?,
+            answer_rows: batch.layout.answers(),
+            tokens: b.ids(PackedIds::new(batch.tokens.clone()))?,
             rows: batch.tokens.len(),
-            pattern_entries: batch.layout.pattern_entries(),
-            answer_rows: batch.layout.sequences(),
-            layout: self.backend.layout(batch.layout.clone())?,
+            pattern_entries: attention.entries,
+            attention: b.attention(attention)?,
         })
+    }
+
+    /// Who attends to whom in layer `l`, and whether only the answer positions do.
+    pub(super) fn attention<'a>(&self, batch: &'a Packed<B>, l: usize) -> (&'a B::Attention, bool) {
+        match &batch.answers_attention {
+            Some(attention) if l + 1 == self.config.layers => (attention, true),
+            _ => (&batch.attention, false),
+        }
+    }
+
+    /// `x · Wᵀ` if `transposed`, else `x · W`, `(+ bias to each row) (+ residual)`, of a weight as it is now.
+    pub(super) fn product(
+        &self,
+        x: &B::Tensor,
+        weight: &Weight<'_, B>,
+        transposed: bool,
+        bias: Option<&B::Tensor>,
+        residual: Option<&B::Tensor>,
+    ) -> Result<B::Tensor> {
+        let b = &self.backend;
+        let Some(windows) = &weight.windows else { return b.product(x, weight, transposed, bias, residual) };
+        let master = |master| Operand { transposed, ..self.all(master) };
+        if windows.by_column == transposed {
+            // The windows lie along what is summed over: their masters' share takes the place of the frozen values'.
+            let untrained = b.scale_columns(x, &windows.untrained)?;
+            let mut sum = b.product(&untrained, weight, transposed, bias, residual)?;
+            for (span, tensor) in &windows.masters {
+                let x = Operand { tensor: x, start: span.start, columns: span.len(), transposed: false };
+                sum = b.matmul(x, master(tensor), Some(&sum))?;
+            }
+            return Ok(sum);
+        }
+        // The windows make columns of the result.
+        let out = b.product(x, weight, transposed, bias, None)?;
+        for (span, tensor) in &windows.masters {
+            b.matmul_into(self.all(x), master(tensor), bias, &out, span.start)?;
+        }
+        residual.map_or(Ok(out.clone()), |residual| b.add(&out, residual))
     }
 
     /// `x · Wᵀ (+ b) (+ residual)` of the linear map `name`.
     pub(super) fn linear(&self, x: &B::Tensor, name: &str, residual: Option<&B::Tensor>) -> Result<B::Tensor> {
         let bias = self.optional_vector(&format!("{name}.bias"));
-        self.backend.product(x, &self.weight(&format!("{name}.weight"))?, true, bias.as_ref(), residual)
+        self.product(x, &self.weight(&format!("{name}.weight"))?, true, bias.as_ref(), residual)
     }
 
     /// `dy · W (+ residual)`: the linear map's backward to its input.
@@ -94,7 +158,7 @@ impl<B: Backend> Engine<B> {
         name: &str,
         residual: Option<&B::Tensor>,
     ) -> Result<B::Tensor> {
-        self.backend.product(dy, &self.weight(&format!("{name}.weight"))?, false, None, residual)
+        self.product(dy, &self.weight(&format!("{name}.weight"))?, false, None, residual)
     }
 
     /// Logits of the whole vocabulary.
@@ -107,31 +171,47 @@ impl<B: Backend> Engine<B> {
         Operand { tensor, start: 0, columns: self.backend.shape(tensor).1, transposed: false }
     }
 
+    /// The slots of a batch's tokens, given by token.
+    pub(super) fn slots(&self, batch: &Packed<B>, slots: &[u32]) -> Result<Slots<B>> {
+        let answers = batch.answer_rows.iter().map(|row| slots[*row as usize]).collect();
+        Ok(Slots {
+            all: self.backend.ids(PackedIds::new(slots.to_vec()))?,
+            answers: self.backend.ids(PackedIds::new(answers))?,
+        })
+    }
+
+    /// The slots of the rows that attend in layer `l`.
+    pub(super) fn slots_of<'a>(&self, batch: &Packed<B>, l: usize, slots: &'a Slots<B>) -> &'a B::Ids {
+        if self.attention(batch, l).1 { &slots.answers } else { &slots.all }
+    }
+
     /// All of layer `l` but the way out of its MLP.
     fn layer(
         &self,
         batch: &Packed<B>,
         l: usize,
         x: B::Tensor,
-        ablation: Option<(&Ablation<B::Tensor>, &B::Ids)>,
+        ablation: Option<(&Ablation<'_, B::Tensor>, &Slots<B>)>,
     ) -> Result<Layer<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
+        let (attention, answers_only) = self.attention(batch, l);
+        let answers_of = |x: &B::Tensor| if answers_only { b.gather_rows(x, &batch.answers) } else { Ok(x.clone()) };
         let name = |suffix: &str| layer_parameter(l, suffix);
         let (normed, r1) = b.rms_norm(&x, &self.vector(&name("input_layernorm.weight"))?, c.rms_eps)?;
-        let q = self.linear(&normed, &name("self_attn.q_proj"), None)?;
+        let q = self.linear(&answers_of(&normed)?, &name("self_attn.q_proj"), None)?;
         let k = self.linear(&normed, &name("self_attn.k_proj"), None)?;
         let v = self.linear(&normed, &name("self_attn.v_proj"), None)?;
-        let q = b.rotate(&q, c.head_dim, &batch.layout, &self.rotary, false)?;
-        let k = b.rotate(&k, c.head_dim, &batch.layout, &self.rotary, false)?;
-        let pattern = b.attention_pattern(&q, &k, c.head_dim, &batch.layout)?;
-        let mut z = b.attention_mix(&pattern, &v, c.head_dim, &batch.layout)?;
+        let q = b.rotate(&q, c.head_dim, attention, Side::Queries, &self.rotary, false)?;
+        let k = b.rotate(&k, c.head_dim, attention, Side::Keys, &self.rotary, false)?;
+        let pattern = b.attention_pattern(&q, &k, c.head_dim, attention)?;
+        let mut z = b.attention_mix(&pattern, &v, c.head_dim, attention)?;
         if let Some((ablation, slots)) = ablation
             && let Some(flags) = ablation.remove.flags(l, c.heads)
         {
             let flags = b.upload(&flags, 1, c.heads)?;
-            z = b.replace_heads(&z, &ablation.means.layers[l], slots, &flags, c.head_dim)?;
+            z = b.replace_heads(&z, &ablation.means.layers[l], self.slots_of(batch, l, slots), &flags, c.head_dim)?;
         }
-        let middle = self.linear(&z, &name("self_attn.o_proj"), Some(&x))?;
+        let middle = self.linear(&z, &name("self_attn.o_proj"), Some(&answers_of(&x)?))?;
         let (normed2, r2) = b.rms_norm(&middle, &self.vector(&name("post_attention_layernorm.weight"))?, c.rms_eps)?;
         let gate = self.linear(&normed2, &name("mlp.gate_proj"), None)?;
         let up = self.linear(&normed2, &name("mlp.up_proj"), None)?;
@@ -146,7 +226,7 @@ impl<B: Backend> Engine<B> {
         }
     }
 
-    /// The residual leaving a layer.
+    /// The residual leaving a layer, `[Q, D]`.
     pub(super) fn leave(&self, l: usize, layer: &Layer<B::Tensor>) -> Result<B::Tensor> {
         let gated = self.backend.swiglu(&layer.gate, &layer.up)?;
         self.linear(&gated, &layer_parameter(l, "mlp.down_proj"), Some(&layer.middle))
@@ -162,7 +242,7 @@ impl<B: Backend> Engine<B> {
         mut observe: impl FnMut(usize, &Layer<B::Tensor>) -> Result<()>,
     ) -> Result<Activations<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
-        let slots = ablation.map(|a| b.ids(PackedIds::new(a.slots.to_vec()))).transpose()?;
+        let slots = ablation.map(|a| self.slots(batch, a.slots)).transpose()?;
         let ablation = ablation.zip(slots.as_ref());
         let layer_bytes = self.layer_bytes(batch);
         let room = self.memory_limit.get().saturating_sub(b.bytes_in_use() + self.working_bytes(batch));
@@ -180,7 +260,7 @@ impl<B: Backend> Engine<B> {
                 layers.push(if all { Kept::All(layer) } else { Kept::Input(layer.x) });
             }
         }
-        let answer = b.gather_rows(&x, &batch.answers)?;
+        let answer = if batch.answers_attention.is_some() { x } else { b.gather_rows(&x, &batch.answers)? };
         let (hidden, r_final) = b.rms_norm(&answer, &self.vector(FINAL_NORM)?, c.rms_eps)?;
         Ok(Activations { layers, answer, r_final, hidden })
     }
@@ -196,7 +276,7 @@ impl<B: Backend> Engine<B> {
     fn working_bytes(&self, batch: &Packed<B>) -> u64 {
         let c = &self.config;
         let gradients = batch.rows * (3 * c.intermediate + 6 * c.hidden + 2 * c.heads_width());
-        let logits = 3 * batch.answer_rows * c.vocab;
+        let logits = 3 * batch.answer_rows.len() * c.vocab;
         // Buffers are rounded up by an eighth at most.
         (self.layer_bytes(batch) + 4 * (gradients + logits) as u64) * 9 / 8
     }
@@ -218,7 +298,7 @@ impl<B: Backend> Engine<B> {
         verbalizer: &[u32],
         ablation: &Ablation<'_, B::Tensor>,
     ) -> Result<Vec<Vec<f32>>> {
-        let packed = self.pack(batch)?;
+        let packed = self.pack(batch, LastLayer::AnswerRows)?;
         let hidden = self.forward(&packed, Some(ablation), false, |_, _| Ok(()))?.hidden;
         let logits = self.label_logits(&hidden, verbalizer)?;
         let logits = self.backend.read(&[&logits]).await?.swap_remove(0);
@@ -231,7 +311,7 @@ impl<B: Backend> Engine<B> {
     /// A device failure.
     pub async fn answers(&self, batch: &Batch, verbalizer: &[u32], with_residuals: bool) -> Result<AnswerRows> {
         let b = &self.backend;
-        let packed = self.pack(batch)?;
+        let packed = self.pack(batch, LastLayer::AnswerRows)?;
         let mut wanted = Vec::new();
         let activations = self.forward(&packed, None, false, |_, layer| {
             if with_residuals {
@@ -257,7 +337,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// A device failure.
     pub async fn vocabulary_logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let packed = self.pack(batch)?;
+        let packed = self.pack(batch, LastLayer::AnswerRows)?;
         let hidden = self.forward(&packed, None, false, |_, _| Ok(()))?.hidden;
         let logits = self.unembed(&hidden)?;
         Ok(self.backend.read(&[&logits]).await?.swap_remove(0))

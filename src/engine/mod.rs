@@ -10,15 +10,17 @@ mod batch;
 pub mod cpu;
 mod forward;
 pub mod gpu;
+mod layout;
 mod optimiser;
 mod relevance;
 mod rules;
 mod weights;
 
-pub use backend::{ALIGNMENT, Backend, GateRule, Operand, PackedIds, PackedLayout};
+pub use backend::{ALIGNMENT, Backend, GateRule, Operand, Side};
 pub use backward::{LossOver, Objective};
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
+pub use layout::{Attention, PackedIds, PackedLayout};
 pub use optimiser::{AdamW, Training};
 pub use relevance::{Head, HeadMeans, HeadSet, NO_SLOT, PoolBatch, Target, TargetDirection};
 pub use rules::{ActivationRule, BiasRule, Method, Rules, Score, Trace};
@@ -51,6 +53,8 @@ pub enum EngineError {
     NothingToPredict,
     #[error("no parameter is named `{0}`")]
     UnknownParameter(String),
+    #[error("a part of `{0}` can be trained only if it is whole rows or whole columns of a linear map")]
+    Untrainable(String),
     #[error(
         "this rule set needs a decomposed forward pass, which {0} does not have: use the rule `linear`, or the CPU engine"
     )]

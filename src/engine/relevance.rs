@@ -1,6 +1,6 @@
 //! Head-output means and the `linear` relevance of all heads by one reverse pass (METHOD.md §§3, 4, 9).
 
-use super::forward::{Activations, Kept, Layer, Packed};
+use super::forward::{Activations, Kept, LastLayer, Layer, Packed};
 use super::{Backend, Batch, Engine, GateRule, PackedIds, Result};
 use crate::model::{FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,7 @@ impl<B: Backend> Engine<B> {
     /// A device failure.
     pub fn accumulate_means(&self, batch: &Batch, weights: &[f32], means: &mut HeadMeans<B::Tensor>) -> Result<()> {
         let b = &self.backend;
-        let packed = self.pack(batch)?;
+        let packed = self.pack(batch, LastLayer::AllRows)?;
         let weights = b.upload(weights, means.slots, packed.rows)?;
         self.forward(&packed, None, false, |l, layer| {
             means.layers[l] = b.matmul(self.all(&weights), self.all(&layer.z), Some(&means.layers[l]))?;
@@ -132,9 +132,14 @@ impl<B: Backend> Engine<B> {
         let c = &self.config;
         let products = self.reverse(pool, means, target, rule)?;
         let products = b.read(&products.iter().collect::<Vec<_>>()).await?;
-        let mut per_example = vec![vec![0.0; c.total_heads()]; pool.batch.labels.len()];
+        let starts = &pool.batch.layout.starts;
+        let examples = pool.batch.labels.len();
+        let mut per_example = vec![vec![0.0; c.total_heads()]; examples];
         for (l, products) in products.iter().enumerate() {
-            for (example, span) in pool.batch.layout.starts.windows(2).enumerate() {
+            // Shared tokens are left out: they are what their mean is.
+            let answers: Vec<usize> = (0..=examples).collect();
+            let starts = if l + 1 == c.layers { &answers } else { starts };
+            for (example, span) in starts.windows(2).enumerate() {
                 for row in products[span[0] * c.heads..span[1] * c.heads].chunks(c.heads) {
                     for (h, product) in row.iter().enumerate() {
                         per_example[example][l * c.heads + h] += f64::from(*product);
@@ -145,7 +150,8 @@ impl<B: Backend> Engine<B> {
         Ok(per_example)
     }
 
-    /// `⟨a(t) − μ, G(t)⟩` of every token and head: `[N, H]` for each layer, lowest first.
+    /// `⟨a(t) − μ, G(t)⟩` of every head at every token (in the last layer, the answer positions): `[N, H]` for each layer,
+    /// lowest first.
     fn reverse(
         &self,
         pool: &PoolBatch<'_>,
@@ -154,23 +160,21 @@ impl<B: Backend> Engine<B> {
         rule: GateRule,
     ) -> Result<Vec<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
-        let packed = self.pack(pool.batch)?;
-        let slots = b.ids(PackedIds::new(pool.slots.to_vec()))?;
+        let packed = self.pack(pool.batch, LastLayer::AnswerRows)?;
+        let slots = self.slots(&packed, pool.slots)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let (start, seeds) = match target {
-            Target::Output => {
-                let v_final = self.task_gradient(pool, &activations)?;
-                (self.at_answers(&packed, &v_final)?, vec![None; c.layers])
-            }
+            Target::Output => (self.task_gradient(pool, &activations)?, vec![None; c.layers]),
             Target::Heads(heads, direction) => (
-                b.zeros(packed.rows, c.hidden)?,
+                b.zeros(pool.batch.labels.len(), c.hidden)?,
                 self.target_vectors(pool, &packed, &activations, means, heads, direction, rule)?,
             ),
         };
         let mut products = Vec::new();
         self.reverse_layers(&packed, &activations.layers, start, rule, |l, layer, dz| {
-            products.push(b.head_products(&layer.z, &means.layers[l], &slots, dz, c.head_dim)?);
-            seeds[l].as_ref().map(|seed| self.at_answers(&packed, seed)).transpose()
+            let slots = self.slots_of(&packed, l, &slots);
+            products.push(b.head_products(&layer.z, &means.layers[l], slots, dz, c.head_dim)?);
+            Ok(seeds[l].clone())
         })?;
         products.reverse();
         Ok(products)
@@ -193,9 +197,8 @@ impl<B: Backend> Engine<B> {
         let v_final = self.task_gradient(pool, activations)?;
         let mut adjoints = vec![None; c.layers];
         if direction == TargetDirection::Adjoint {
-            let start = self.at_answers(packed, &v_final)?;
-            self.reverse_layers(packed, &activations.layers, start, rule, |l, _, dz| {
-                adjoints[l] = Some(b.gather_rows(dz, &packed.answers)?);
+            self.reverse_layers(packed, &activations.layers, v_final.clone(), rule, |l, _, dz| {
+                adjoints[l] = Some(self.answers_of(packed, l, dz)?);
                 Ok(None)
             })?;
         }
@@ -210,7 +213,7 @@ impl<B: Backend> Engine<B> {
                 (TargetDirection::Adjoint, Some(adjoint)) => adjoint,
                 (TargetDirection::Dot, _) => {
                     let layer = self.again(packed, l, &activations.layers[l])?;
-                    let z = b.gather_rows(&layer.z, &packed.answers)?;
+                    let z = self.answers_of(packed, l, &layer.z)?;
                     let mean = b.gather_rows(&means.layers[l], &answer_slots)?;
                     b.add(&z, &b.scale_columns(&mean, &b.upload(&vec![-1.0; c.heads_width()], 1, c.heads_width())?)?)?
                 }
@@ -240,25 +243,32 @@ impl<B: Backend> Engine<B> {
         b.rms_norm_backward(&v_task, &activations.answer, &self.vector(FINAL_NORM)?, &activations.r_final, true)
     }
 
+    /// The answer positions of what layer `l` has for the rows that attend, `[B, cols]`.
+    fn answers_of(&self, batch: &Packed<B>, l: usize, x: &B::Tensor) -> Result<B::Tensor> {
+        if self.attention(batch, l).1 { Ok(x.clone()) } else { self.backend.gather_rows(x, &batch.answers) }
+    }
+
     /// `[N, cols]`, zero but for the answer positions.
-    fn at_answers(&self, batch: &Packed<B>, x: &B::Tensor) -> Result<B::Tensor> {
+    pub(super) fn at_answers(&self, batch: &Packed<B>, x: &B::Tensor) -> Result<B::Tensor> {
         let out = self.backend.zeros(batch.rows, self.backend.shape(x).1)?;
         self.backend.scatter_rows(x, &batch.answers, &out)?;
         Ok(out)
     }
 
-    /// Walks the layers from the top with the gradient `dx` of the residual leaving them. `at_heads` gets each layer's
-    /// gradient to `z` from above, and may add a seed to it before it goes further down.
+    /// Walks the layers from the top with the gradient of the last residual at the answer positions. `at_heads` gets each
+    /// layer's gradient to `z` from above, and may add a seed to it at the answer positions before it goes further down.
     fn reverse_layers(
         &self,
         batch: &Packed<B>,
         layers: &[Kept<B::Tensor>],
-        mut dx: B::Tensor,
+        d_answer: B::Tensor,
         rule: GateRule,
         mut at_heads: impl FnMut(usize, &Layer<B::Tensor>, &B::Tensor) -> Result<Option<B::Tensor>>,
     ) -> Result<()> {
         let (b, c) = (&self.backend, &self.config);
+        let mut dx = if batch.answers_attention.is_some() { d_answer } else { self.at_answers(batch, &d_answer)? };
         for (l, kept) in layers.iter().enumerate().rev() {
+            let (attention, answers_only) = self.attention(batch, l);
             let a = self.again(batch, l, kept)?;
             let name = |suffix: &str| layer_parameter(l, suffix);
             let d_gated = self.linear_backward(&dx, &name("mlp.down_proj"), None)?;
@@ -271,16 +281,16 @@ impl<B: Backend> Engine<B> {
             dx = b.add(&dx, &d_norm)?;
             let mut dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
             if let Some(seed) = at_heads(l, &a, &dz)? {
-                dz = b.add(&dz, &seed)?;
+                dz = b.add(&dz, &if answers_only { seed } else { self.at_answers(batch, &seed)? })?;
             }
             if l == 0 {
                 return Ok(());
             }
-            let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, &batch.layout)?;
+            let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, attention)?;
             let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), None)?;
             let gain = self.vector(&name("input_layernorm.weight"))?;
             let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, true)?;
-            dx = b.add(&dx, &d_norm)?;
+            dx = self.below(batch, l, &dx, d_norm)?;
         }
         Ok(())
     }

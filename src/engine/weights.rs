@@ -5,9 +5,10 @@
 
 use super::backend::ALIGNMENT;
 use super::{Backend, Engine, EngineError, PackedIds, Result};
-use crate::model::{Checkpoint, Parameter};
+use crate::model::{Checkpoint, EMBEDDING, Parameter};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Bytes of weights read and moved to the device at once.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -77,7 +78,7 @@ impl Segments {
             }
             (segment, start)
         };
-        // A matrix's slices lie in one segment, for its overlay: they are laid out together.
+        // A matrix's slices lie in one segment: they are laid out together.
         let mut matrices: Vec<(&str, Vec<usize>)> = Vec::new();
         for (i, slice) in slices.iter().enumerate().filter(|(_, s)| !s.vector) {
             match matrices.iter_mut().find(|(name, _)| *name == slice.name) {
@@ -116,14 +117,23 @@ enum Masters<B: Backend> {
     /// Of all of it.
     Whole(B::Tensor),
     /// Of some windows of what lies below.
-    Windows { below: Option<B::Tensor>, overlay: B::Overlay },
+    Windows { below: Option<B::Tensor>, windows: Rc<Windows<B::Tensor>> },
+}
+
+/// Trained windows of a matrix: whole rows each, or whole columns each.
+pub struct Windows<T> {
+    pub by_column: bool,
+    /// Rows (or columns) of each, and their masters.
+    pub masters: Vec<(Range<usize>, T)>,
+    /// A factor for each row (column): 0 where trained, else 1.
+    pub untrained: T,
 }
 
 impl<B: Backend> Clone for Masters<B> {
     fn clone(&self) -> Self {
         match self {
             Self::Whole(whole) => Self::Whole(whole.clone()),
-            Self::Windows { below, overlay } => Self::Windows { below: below.clone(), overlay: overlay.clone() },
+            Self::Windows { below, windows } => Self::Windows { below: below.clone(), windows: windows.clone() },
         }
     }
 }
@@ -151,7 +161,7 @@ pub struct Weight<'a, B: Backend> {
     pub frozen: &'a B::Stored,
     /// Stands for all of `frozen`.
     pub whole: Option<B::Tensor>,
-    pub overlay: Option<B::Overlay>,
+    pub windows: Option<Rc<Windows<B::Tensor>>>,
     pub rows: usize,
     pub cols: usize,
 }
@@ -199,12 +209,12 @@ impl<B: Backend> Engine<B> {
     pub(super) fn weight(&self, name: &str) -> Result<Weight<'_, B>> {
         let unknown = || EngineError::UnknownParameter(name.into());
         let (frozen, rows, cols) = self.frozen.matrices.get(name).ok_or_else(unknown)?;
-        let (whole, overlay) = match self.tuned.borrow().matrices.get(name) {
+        let (whole, windows) = match self.tuned.borrow().matrices.get(name) {
             None => (None, None),
             Some(Masters::Whole(whole)) => (Some(whole.clone()), None),
-            Some(Masters::Windows { below, overlay }) => (below.clone(), Some(overlay.clone())),
+            Some(Masters::Windows { below, windows }) => (below.clone(), Some(windows.clone())),
         };
-        Ok(Weight { frozen, whole, overlay, rows: *rows, cols: *cols })
+        Ok(Weight { frozen, whole, windows, rows: *rows, cols: *cols })
     }
 
     /// A bias or a gain as it is now; `None` where the family has none.
@@ -253,7 +263,7 @@ impl<B: Backend> Engine<B> {
             if places[0].slice.vector {
                 let present = self.vector(name)?;
                 let master = b.view(masters, places[0].start, 1, b.shape(&present).1)?;
-                b.write_window(&master, 0, 0, &present)?;
+                b.copy_window(&master, 0, 0, &present, 0..1, 0..b.shape(&present).1)?;
                 tuned.vectors.insert(name.into(), master);
                 continue;
             }
@@ -266,7 +276,7 @@ impl<B: Backend> Engine<B> {
             let laid = if whole {
                 Masters::Whole(b.view(masters, places[0].start, weight.rows, weight.cols)?)
             } else {
-                let below = match weight.overlay {
+                let below = match weight.windows {
                     // Windows over windows: those below become part of a whole.
                     Some(_) => {
                         let all = b.zeros(weight.rows, weight.cols)?;
@@ -275,7 +285,7 @@ impl<B: Backend> Engine<B> {
                     }
                     None => weight.whole.clone(),
                 };
-                Masters::Windows { below, overlay: b.overlay((weight.rows, weight.cols), &places, masters)? }
+                Masters::Windows { below, windows: Rc::new(self.windows(name, &weight, &places, masters)?) }
             };
             tuned.matrices.insert(name.into(), laid);
         }
@@ -288,15 +298,58 @@ impl<B: Backend> Engine<B> {
         let start = rows.start;
         for piece in pieces(rows, 4 * cols.len() as u64) {
             let first = piece.start - start;
-            self.backend.write_window(out, first, 0, &self.widened(weight, piece, cols.clone())?)?;
+            let rows = 0..piece.len();
+            let values = self.widened(weight, piece, cols.clone())?;
+            self.backend.copy_window(out, first, 0, &values, rows, 0..cols.len())?;
         }
         Ok(())
     }
 
+    /// The places, windows of one matrix, as they lie in the flat tensor `masters`.
+    fn windows(
+        &self,
+        name: &str,
+        weight: &Weight<'_, B>,
+        places: &[Place],
+        masters: &B::Tensor,
+    ) -> Result<Windows<B::Tensor>> {
+        let whole_rows = places.iter().all(|p| p.slice.cols.len() == weight.cols);
+        let whole_columns = places.iter().all(|p| p.slice.rows.len() == weight.rows);
+        // Embeddings are read by row as well as multiplied.
+        if !(whole_rows || whole_columns) || name == EMBEDDING || name == self.config.unembedding() {
+            return Err(EngineError::Untrainable(name.into()));
+        }
+        let by_column = !whole_rows;
+        let mut untrained = vec![1.0; if by_column { weight.cols } else { weight.rows }];
+        let mut windows = Vec::with_capacity(places.len());
+        for Place { slice, start, .. } in places {
+            let span = if by_column { slice.cols.clone() } else { slice.rows.clone() };
+            untrained[span.clone()].fill(0.0);
+            windows.push((span, self.backend.view(masters, *start, slice.rows.len(), slice.cols.len())?));
+        }
+        let untrained = self.backend.upload(&untrained, 1, untrained.len())?;
+        Ok(Windows { by_column, masters: windows, untrained })
+    }
+
     /// A window's present values.
     fn widened(&self, weight: &Weight<'_, B>, rows: Range<usize>, cols: Range<usize>) -> Result<B::Tensor> {
+        let b = &self.backend;
         let ids = PackedIds::new((rows.start as u32..rows.end as u32).collect());
-        self.backend.weight_rows(weight, &self.backend.ids(ids)?, cols)
+        let out = b.weight_rows(weight, &b.ids(ids)?, cols.clone())?;
+        let Some(windows) = &weight.windows else { return Ok(out) };
+        let wanted = if windows.by_column { &cols } else { &rows };
+        for (span, master) in &windows.masters {
+            let here = span.start.max(wanted.start)..span.end.min(wanted.end);
+            if here.is_empty() {
+                continue;
+            }
+            let (from, to) = (here.start - span.start..here.end - span.start, here.start - wanted.start);
+            match windows.by_column {
+                true => b.copy_window(&out, 0, to, master, rows.clone(), from)?,
+                false => b.copy_window(&out, to, 0, master, from, cols.clone())?,
+            }
+        }
+        Ok(out)
     }
 
     /// The present state of the weights. It costs nothing: masters are shared, and each training has its own.
@@ -336,8 +389,8 @@ impl<B: Backend> Engine<B> {
             return Err(EngineError::UnknownParameter(format!("{name} with {} values", data.len())));
         }
         let new = self.backend.upload(data, weight.rows, weight.cols)?;
-        match (&weight.whole, &weight.overlay) {
-            (Some(whole), None) => self.backend.write_window(whole, 0, 0, &new),
+        match (&weight.whole, &weight.windows) {
+            (Some(whole), None) => self.backend.copy_window(whole, 0, 0, &new, 0..weight.rows, 0..weight.cols),
             _ => {
                 self.tuned.borrow_mut().matrices.insert(name.into(), Masters::Whole(new));
                 Ok(())

@@ -77,7 +77,7 @@ async fn products<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
     for form in Form::ALL {
         let mut frozen = backend.stored("made up", form, n, k)?;
         backend.fill(&mut frozen, 0, &made_up_rows(form, n, k))?;
-        let weight = Weight { frozen: &frozen, whole: None, overlay: None, rows: n, cols: k };
+        let weight = Weight { frozen: &frozen, whole: None, windows: None, rows: n, cols: k };
         let forward = backend.product(&x, &weight, true, None, None)?;
         let backward = backend.product(&dy, &weight, false, None, None)?;
         let rows = backend.weight_rows(&weight, &ids, 3..k)?;
@@ -89,9 +89,9 @@ async fn products<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
     Ok(found)
 }
 
-/// Prompts of lengths 1, 2, 17 and 33 beside each other, and the shortest that slots allow.
+/// Prompts of these lengths that begin with the same two tokens.
 pub fn prompts(lengths: &[usize]) -> Vec<Prompt> {
-    let token = |i: usize, t: usize| ((i * 31 + t * 17 + 5) % 133) as u32;
+    let token = |i: usize, t: usize| ((if t < 2 { 0 } else { i } * 31 + t * 17 + 5) % 133) as u32;
     let prompt = |(i, n): (usize, &usize)| Prompt { tokens: (0..*n).map(|t| token(i, t)).collect(), label: i % 3 };
     lengths.iter().enumerate().map(prompt).collect()
 }
@@ -141,7 +141,7 @@ pub async fn everything<B: Backend>(engine: &Engine<B>) -> Result<Vec<(String, V
     }
     let pool_prompts = prompts(&[4, 17, 33, 9, 5, 12]);
     let pool = Pool {
-        slots: SlotMap { head: 1, tail: 2 },
+        slots: SlotMap { head: 2, tail: 2 },
         prompts: pool_prompts,
         verbalizer: VERBALIZER.to_vec(),
         positions: Positions::All,

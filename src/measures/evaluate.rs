@@ -41,7 +41,7 @@ pub async fn evaluate<B: Backend>(
         for (all, new) in residuals.iter_mut().zip(answers.residuals) {
             all.extend(new);
         }
-        proceed(observer, batch.tokens.len() as f64).await?;
+        proceed(observer, batch.prompt_tokens() as f64).await?;
     }
     let labels: Vec<usize> = prompts.iter().map(|p| p.label).collect();
     let accuracy = Accuracy::of(&label_logits, &labels, &losses);

@@ -52,7 +52,7 @@ pub async fn train<B: Backend>(
             if let Some(previous) = pending.replace(loss) {
                 losses.push(read_mean(engine, &previous).await?);
             }
-            proceed(observer, TRAIN_COST * batch.tokens.len() as f64).await?;
+            proceed(observer, TRAIN_COST * batch.prompt_tokens() as f64).await?;
         }
     }
     if let Some(last) = pending {

@@ -4,16 +4,16 @@ mod ops;
 mod sweep;
 mod weights;
 
-use super::backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+use super::backend::{Backend, GateRule, Operand, Side};
+use super::layout::{Attention, PackedIds};
 use super::optimiser::Step;
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
-use super::weights::{Place, Weight};
+use super::weights::Weight;
 use super::{Engine, Result, Rules, Score, Trace};
-use crate::model::{self, Form};
+use crate::model::{Form, Rows};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor};
 use std::ops::{Deref, Range};
-use std::rc::Rc;
-use weights::{Overlay, Stored, Window};
+use weights::Stored;
 
 /// Computes on the CPU.
 #[derive(Debug, Default, Clone, Copy)]
@@ -21,13 +21,6 @@ pub struct Cpu;
 
 /// A model on the CPU.
 pub type CpuEngine = Engine<Cpu>;
-
-/// A packed layout with its per-token rows at hand.
-pub struct Rows {
-    pub layout: PackedLayout,
-    /// Start of the sequence, position, end of the sequence, offset of the pattern row.
-    pub rows: Vec<[usize; 4]>,
-}
 
 /// A contiguous tensor's values, held for reading. Every tensor of this backend is contiguous f32 on the CPU.
 struct Values<G> {
@@ -90,9 +83,8 @@ fn operand(x: Operand<Tensor>) -> Result<Tensor> {
 impl Backend for Cpu {
     type Tensor = Tensor;
     type Stored = Stored;
-    type Overlay = Overlay;
     type Ids = PackedIds;
-    type Layout = Rc<Rows>;
+    type Attention = Attention;
 
     fn device(&self) -> String {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -152,9 +144,8 @@ impl Backend for Cpu {
         Ok(ids)
     }
 
-    fn layout(&self, layout: PackedLayout) -> Result<Rc<Rows>> {
-        let rows = layout.rows();
-        Ok(Rc::new(Rows { layout, rows }))
+    fn attention(&self, attention: Attention) -> Result<Attention> {
+        Ok(attention)
     }
 
     async fn read(&self, tensors: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
@@ -173,16 +164,8 @@ impl Backend for Cpu {
         Ok(Stored::new(form, rows, cols))
     }
 
-    fn fill(&self, stored: &mut Stored, _first: usize, rows: &model::Rows) -> Result<()> {
+    fn fill(&self, stored: &mut Stored, _first: usize, rows: &Rows) -> Result<()> {
         stored.push(rows)
-    }
-
-    fn overlay(&self, _shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
-        let window = |place: &Place| {
-            let (rows, cols) = (place.slice.rows.clone(), place.slice.cols.clone());
-            Ok(Window { master: self.view(masters, place.start, rows.len(), cols.len())?, rows, cols })
-        };
-        Ok(Rc::new(places.iter().map(window).collect::<Result<_>>()?))
     }
 
     fn product(
@@ -215,9 +198,20 @@ impl Backend for Cpu {
         })
     }
 
-    fn weight_gradient(&self, dy: Operand<Tensor>, x: Operand<Tensor>, out: &Tensor) -> Result<()> {
-        let gradient = operand(dy)?.t()?.matmul(&operand(x)?)?;
-        self.write_window(out, 0, 0, &gradient)
+    fn matmul_into(
+        &self,
+        a: Operand<Tensor>,
+        b: Operand<Tensor>,
+        bias: Option<&Tensor>,
+        out: &Tensor,
+        start: usize,
+    ) -> Result<()> {
+        let mut product = self.matmul(a, b, None)?;
+        let (rows, cols) = self.shape(&product);
+        if let Some(bias) = bias {
+            product = product.broadcast_add(&bias.narrow(1, start, cols)?)?;
+        }
+        self.copy_window(out, 0, start, &product, 0..rows, 0..cols)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -225,7 +219,7 @@ impl Backend for Cpu {
     }
 
     fn column_sum(&self, x: &Tensor, start: usize, columns: usize, out: &Tensor) -> Result<()> {
-        self.write_window(out, 0, start, &x.narrow(1, start, columns)?.sum_keepdim(0)?)
+        self.copy_window(out, 0, start, &x.narrow(1, start, columns)?.sum_keepdim(0)?, 0..1, 0..columns)
     }
 
     fn scale_columns(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
@@ -259,33 +253,36 @@ impl Backend for Cpu {
     }
 
     fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor, out: &Tensor) -> Result<()> {
-        self.write_window(out, 0, 0, &(dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?)
+        let gradient = (dy * x)?.broadcast_mul(r)?.sum_keepdim(0)?;
+        self.copy_window(out, 0, 0, &gradient, 0..1, 0..self.shape(x).1)
     }
 
     fn rotate(
         &self,
         x: &Tensor,
         head_dim: usize,
-        layout: &Rc<Rows>,
+        attention: &Attention,
+        side: Side,
         rotary: &(Tensor, Tensor),
         inverse: bool,
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
         let (cos, sin) = (values(&rotary.0)?, values(&rotary.1)?);
-        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, &layout.rows, inverse);
+        let of = if side == Side::Queries { &attention.queries } else { &attention.keys };
+        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, of, inverse);
         matrix(y, rows, cols)
     }
 
-    fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+    fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, attention: &Attention) -> Result<Tensor> {
         let shape = ops::Heads { heads: self.shape(q).1 / head_dim, kv_heads: self.shape(k).1 / head_dim, head_dim };
-        let pattern = ops::attention_pattern(&values(q)?, &values(k)?, shape, layout);
-        matrix(pattern, shape.heads, layout.layout.pattern_entries())
+        let pattern = ops::attention_pattern(&values(q)?, &values(k)?, shape, attention);
+        matrix(pattern, shape.heads, attention.entries)
     }
 
-    fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Rc<Rows>) -> Result<Tensor> {
+    fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, attention: &Attention) -> Result<Tensor> {
         let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads: self.shape(v).1 / head_dim, head_dim };
-        let z = ops::attention_mix(&values(pattern)?, &values(v)?, shape, layout);
-        matrix(z, layout.rows.len(), shape.heads * head_dim)
+        let z = ops::attention_mix(&values(pattern)?, &values(v)?, shape, attention);
+        matrix(z, attention.queries.len(), shape.heads * head_dim)
     }
 
     fn attention_mix_backward(
@@ -294,11 +291,11 @@ impl Backend for Cpu {
         dz: &Tensor,
         kv_heads: usize,
         head_dim: usize,
-        layout: &Rc<Rows>,
+        attention: &Attention,
     ) -> Result<Tensor> {
         let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads, head_dim };
-        let dv = ops::attention_mix_backward(&values(pattern)?, &values(dz)?, shape, layout);
-        matrix(dv, layout.rows.len(), kv_heads * head_dim)
+        let dv = ops::attention_mix_backward(&values(pattern)?, &values(dz)?, shape, attention);
+        matrix(dv, attention.keys.len(), kv_heads * head_dim)
     }
 
     fn attention_pattern_backward(
@@ -307,11 +304,11 @@ impl Backend for Cpu {
         dz: &Tensor,
         v: &Tensor,
         head_dim: usize,
-        layout: &Rc<Rows>,
+        attention: &Attention,
     ) -> Result<Tensor> {
         let (heads, entries) = self.shape(pattern);
         let shape = ops::Heads { heads, kv_heads: self.shape(v).1 / head_dim, head_dim };
-        let ds = ops::attention_pattern_backward(&values(pattern)?, &values(dz)?, &values(v)?, shape, layout);
+        let ds = ops::attention_pattern_backward(&values(pattern)?, &values(dz)?, &values(v)?, shape, attention);
         matrix(ds, heads, entries)
     }
 
@@ -400,14 +397,22 @@ impl Backend for Cpu {
         })
     }
 
-    fn write_window(&self, x: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
-        let (rows, cols) = self.shape(window);
-        let stride = self.shape(x).1;
-        let window = values(window)?;
-        update(x, |x| {
-            for i in 0..rows {
+    fn copy_window(
+        &self,
+        to: &Tensor,
+        row: usize,
+        col: usize,
+        from: &Tensor,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<()> {
+        let (stride, from_stride) = (self.shape(to).1, self.shape(from).1);
+        let from = values(from)?;
+        update(to, |to| {
+            for (i, from_row) in rows.clone().enumerate() {
                 let at = (row + i) * stride + col;
-                x[at..at + cols].copy_from_slice(&window[i * cols..(i + 1) * cols]);
+                let window = &from[from_row * from_stride..][cols.clone()];
+                to[at..at + cols.len()].copy_from_slice(window);
             }
         })
     }

@@ -1,8 +1,7 @@
 //! The operations that are not matrix products, on row-major slices: each forward beside its backward.
 
-use super::Rows;
-use crate::engine::NO_SLOT;
 use crate::engine::backend::GateRule;
+use crate::engine::{Attention, NO_SLOT};
 
 /// How heads share keys and values.
 #[derive(Clone, Copy)]
@@ -16,6 +15,12 @@ impl Heads {
     fn kv_of(self, head: usize) -> usize {
         head / (self.heads / self.kv_heads)
     }
+}
+
+/// The tokens at the positions that a query attends to.
+fn keys(attention: &Attention, &[shift, position, _]: &[usize; 3]) -> impl Iterator<Item = usize> + use<> {
+    let shared = attention.prefix.min(position + 1);
+    (0..shared).chain(shared + shift..=position + shift)
 }
 
 pub fn silu(x: f32) -> f32 {
@@ -75,7 +80,7 @@ pub fn rotate(
     sin: &[f32],
     cols: usize,
     head_dim: usize,
-    rows: &[[usize; 4]],
+    rows: &[[usize; 3]],
     inverse: bool,
 ) -> Vec<f32> {
     let half = head_dim / 2;
@@ -95,20 +100,20 @@ pub fn rotate(
     y
 }
 
-pub fn attention_pattern(q: &[f32], k: &[f32], shape: Heads, layout: &Rows) -> Vec<f32> {
+pub fn attention_pattern(q: &[f32], k: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
     let d = shape.head_dim;
     let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = layout.layout.pattern_entries();
+    let entries = attention.entries;
     let scale = 1.0 / (d as f32).sqrt();
     let mut pattern = vec![0.0; shape.heads * entries];
     for (h, pattern) in pattern.chunks_exact_mut(entries).enumerate() {
         let kv = shape.kv_of(h) * d;
-        for (t, &[start, position, _, offset]) in layout.rows.iter().enumerate() {
+        for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
             let row = &mut pattern[offset..=offset + position];
             let q = &q[t * wide + h * d..][..d];
             let mut highest = f32::NEG_INFINITY;
-            for (s, score) in row.iter_mut().enumerate() {
-                *score = dot(q, &k[(start + s) * narrow + kv..][..d]) * scale;
+            for (s, score) in keys(attention, query).zip(row.iter_mut()) {
+                *score = dot(q, &k[s * narrow + kv..][..d]) * scale;
                 highest = highest.max(*score);
             }
             let mut sum = 0.0;
@@ -122,34 +127,34 @@ pub fn attention_pattern(q: &[f32], k: &[f32], shape: Heads, layout: &Rows) -> V
     pattern
 }
 
-pub fn attention_mix(pattern: &[f32], v: &[f32], shape: Heads, layout: &Rows) -> Vec<f32> {
+pub fn attention_mix(pattern: &[f32], v: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
     let d = shape.head_dim;
     let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = layout.layout.pattern_entries();
-    let mut z = vec![0.0; layout.rows.len() * wide];
-    for (t, &[start, position, _, offset]) in layout.rows.iter().enumerate() {
+    let entries = attention.entries;
+    let mut z = vec![0.0; attention.queries.len() * wide];
+    for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
         for h in 0..shape.heads {
             let kv = shape.kv_of(h) * d;
             let z = &mut z[t * wide + h * d..][..d];
-            for (s, p) in pattern[h * entries + offset..][..=position].iter().enumerate() {
-                add_scaled(z, *p, &v[(start + s) * narrow + kv..][..d]);
+            for (s, p) in keys(attention, query).zip(&pattern[h * entries + offset..][..=position]) {
+                add_scaled(z, *p, &v[s * narrow + kv..][..d]);
             }
         }
     }
     z
 }
 
-pub fn attention_mix_backward(pattern: &[f32], dz: &[f32], shape: Heads, layout: &Rows) -> Vec<f32> {
+pub fn attention_mix_backward(pattern: &[f32], dz: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
     let d = shape.head_dim;
     let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = layout.layout.pattern_entries();
-    let mut dv = vec![0.0; layout.rows.len() * narrow];
-    for (t, &[start, position, _, offset]) in layout.rows.iter().enumerate() {
+    let entries = attention.entries;
+    let mut dv = vec![0.0; attention.keys.len() * narrow];
+    for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
         for h in 0..shape.heads {
             let kv = shape.kv_of(h) * d;
             let dz = &dz[t * wide + h * d..][..d];
-            for (s, p) in pattern[h * entries + offset..][..=position].iter().enumerate() {
-                add_scaled(&mut dv[(start + s) * narrow + kv..][..d], *p, dz);
+            for (s, p) in keys(attention, query).zip(&pattern[h * entries + offset..][..=position]) {
+                add_scaled(&mut dv[s * narrow + kv..][..d], *p, dz);
             }
         }
     }
@@ -157,20 +162,26 @@ pub fn attention_mix_backward(pattern: &[f32], dz: &[f32], shape: Heads, layout:
 }
 
 /// `dS = P ⊙ (dP − Σ P⊙dP) / sqrt(d)` with `dP[t,s] = ⟨dz[t], v[s]⟩`.
-pub fn attention_pattern_backward(pattern: &[f32], dz: &[f32], v: &[f32], shape: Heads, layout: &Rows) -> Vec<f32> {
+pub fn attention_pattern_backward(
+    pattern: &[f32],
+    dz: &[f32],
+    v: &[f32],
+    shape: Heads,
+    attention: &Attention,
+) -> Vec<f32> {
     let d = shape.head_dim;
     let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = layout.layout.pattern_entries();
+    let entries = attention.entries;
     let scale = 1.0 / (d as f32).sqrt();
     let mut ds = vec![0.0; pattern.len()];
     for (h, (pattern, ds)) in pattern.chunks_exact(entries).zip(ds.chunks_exact_mut(entries)).enumerate() {
         let kv = shape.kv_of(h) * d;
-        for (t, &[start, position, _, offset]) in layout.rows.iter().enumerate() {
+        for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
             let p = &pattern[offset..=offset + position];
             let ds = &mut ds[offset..=offset + position];
             let dz = &dz[t * wide + h * d..][..d];
-            for (s, ds) in ds.iter_mut().enumerate() {
-                *ds = dot(dz, &v[(start + s) * narrow + kv..][..d]);
+            for (s, ds) in keys(attention, query).zip(ds.iter_mut()) {
+                *ds = dot(dz, &v[s * narrow + kv..][..d]);
             }
             let mean = dot(p, ds);
             for (ds, p) in ds.iter_mut().zip(p) {

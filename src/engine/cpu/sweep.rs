@@ -2,8 +2,9 @@
 //! Totals are those of the ordinary forward, γ is always total − β.
 
 use super::{Cpu, ops, values};
-use crate::engine::backend::{Backend, PackedLayout};
-use crate::engine::forward::{Kept, Layer, Packed};
+use crate::engine::backend::{Backend, Side};
+use crate::engine::forward::{Kept, LastLayer, Layer, Packed};
+use crate::engine::layout::PackedLayout;
 use crate::engine::relevance::{Head, HeadMeans, PoolBatch, Target};
 use crate::engine::{ActivationRule, BiasRule, Engine, GateRule, NO_SLOT, Result, Rules, Score, Trace};
 use crate::model::{FINAL_NORM, layer_parameter};
@@ -40,7 +41,7 @@ impl Engine<Cpu> {
         let mut out = vec![0.0; c.total_heads()];
         let sources: Vec<Head> =
             (0..c.layers).flat_map(|layer| (0..c.heads).map(move |head| Head { layer, head })).collect();
-        let packed = self.pack(pool.batch)?;
+        let packed = self.pack(pool.batch, LastLayer::AllRows)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let first = if rules.query_key { 0 } else { first };
         let tokens = pool.batch.tokens.len() - first;
@@ -113,7 +114,7 @@ impl Engine<Cpu> {
         rules: Rules,
         source: Head,
     ) -> Result<Trace> {
-        let packed = self.pack(pool.batch)?;
+        let packed = self.pack(pool.batch, LastLayer::AllRows)?;
         let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
         let example = self.example(&packed, &activations.layers, pool.slots, 0, pool.batch.tokens.len())?;
         let mut trace = Trace::new();
@@ -179,28 +180,21 @@ impl Engine<Cpu> {
             if stack > 0 {
                 let normed = scaled(&beta, &live(&a.r1)?, &gain("input_layernorm.weight")?)?;
                 let total = live(&b.rms_scale(&a.x, &gain("input_layernorm.weight")?, &a.r1)?)?;
-                let layout = b.layout(PackedLayout { starts: (0..=stack).map(|i| i * tokens).collect() })?;
+                let starts = (0..=stack).map(|i| i * tokens).collect();
+                let attention = PackedLayout { prefix: 0, starts }.attention();
                 let v = self.beta_linear(&normed, &total, l, "self_attn.v_proj", rules.bias)?;
                 let pattern = if rules.query_key {
-                    let rotated = |name: &str| -> Result<Tensor> {
-                        b.rotate(
-                            &self.beta_linear(&normed, &total, l, name, rules.bias)?,
-                            c.head_dim,
-                            &layout,
-                            &self.rotary,
-                            false,
-                        )
+                    let rotated = |name: &str, side: Side| -> Result<Tensor> {
+                        let x = self.beta_linear(&normed, &total, l, name, rules.bias)?;
+                        b.rotate(&x, c.head_dim, &attention, side, &self.rotary, false)
                     };
-                    b.attention_pattern(
-                        &rotated("self_attn.q_proj")?,
-                        &rotated("self_attn.k_proj")?,
-                        c.head_dim,
-                        &layout,
-                    )?
+                    let q = rotated("self_attn.q_proj", Side::Queries)?;
+                    let k = rotated("self_attn.k_proj", Side::Keys)?;
+                    b.attention_pattern(&q, &k, c.head_dim, &attention)?
                 } else {
                     repeated_pattern(&a.pattern, example.first, tokens, stack)?
                 };
-                z = b.attention_mix(&pattern, &v, c.head_dim, &layout)?;
+                z = b.attention_mix(&pattern, &v, c.head_dim, &attention)?;
             }
             at_heads(l, &z)?;
             if until == Some(l) {
@@ -264,7 +258,7 @@ impl Engine<Cpu> {
     /// β through a linear map that may have a bias; `total` is the map's ordinary input, `[T, in]`.
     fn beta_linear(&self, beta: &Tensor, total: &Tensor, l: usize, name: &str, rule: BiasRule) -> Result<Tensor> {
         let weight = self.weight(&layer_parameter(l, &format!("{name}.weight")))?;
-        let product = |x: &Tensor| self.backend.product(x, &weight, true, None, None);
+        let product = |x: &Tensor| self.product(x, &weight, true, None, None);
         let out = product(beta)?;
         let (Some(bias), BiasRule::Split) = (self.optional_vector(&layer_parameter(l, &format!("{name}.bias"))), rule)
         else {

@@ -6,7 +6,6 @@ use crate::engine::weights::Weight;
 use crate::model::{Form, Rows};
 use candle_core::Tensor;
 use std::ops::Range;
-use std::rc::Rc;
 
 /// Matrices of no more values than this are widened once, when loaded: they cost little memory.
 const SMALL: usize = 1 << 18;
@@ -39,55 +38,27 @@ impl Stored {
     }
 }
 
-/// A trained window of a matrix.
-pub struct Window {
-    pub rows: Range<usize>,
-    pub cols: Range<usize>,
-    pub master: Tensor,
-}
-
-pub type Overlay = Rc<Vec<Window>>;
-
 fn block(packed: &Rows, rows: Range<usize>) -> Vec<f32> {
     let mut out = Vec::with_capacity(rows.len() * packed.columns);
     packed.widen(rows, &mut out);
     out
 }
 
-/// The tensor that holds a weight as it is, if one does, trained windows aside.
+/// The tensor that holds a weight, if one does.
 fn widened<'a>(weight: &'a Weight<'_, Cpu>) -> Option<&'a Tensor> {
     weight.whole.as_ref().or(weight.frozen.widened.as_ref())
 }
 
-/// Rows `rows` of a weight as it is now, trained windows included: `[rows, cols]`.
-fn dense(weight: &Weight<'_, Cpu>, rows: Range<usize>) -> Result<Vec<f32>> {
-    let cols = weight.cols;
-    let mut out = match widened(weight) {
-        Some(all) => values(all)?[rows.start * cols..rows.end * cols].to_vec(),
-        None => block(&weight.frozen.packed, rows.clone()),
-    };
-    for window in weight.overlay.iter().flat_map(|overlay| overlay.iter()) {
-        let master = values(&window.master)?;
-        let width = window.cols.len();
-        for row in window.rows.start.max(rows.start)..window.rows.end.min(rows.end) {
-            let from = (row - window.rows.start) * width;
-            let to = (row - rows.start) * cols + window.cols.start;
-            out[to..to + width].copy_from_slice(&master[from..from + width]);
-        }
-    }
-    Ok(out)
-}
-
 /// `x · Wᵀ` if `transposed`, else `x · W`.
 pub fn product(x: &Tensor, weight: &Weight<'_, Cpu>, transposed: bool) -> Result<Tensor> {
-    if let (Some(all), None) = (widened(weight), &weight.overlay) {
+    if let Some(all) = widened(weight) {
         return Ok(if transposed { x.matmul(&all.t()?)? } else { x.matmul(all)? });
     }
     let step = (BLOCK / weight.cols).max(1);
     let mut parts = Vec::new();
     for first in (0..weight.rows).step_by(step) {
         let rows = first..(first + step).min(weight.rows);
-        let block = matrix(dense(weight, rows.clone())?, rows.len(), weight.cols)?;
+        let block = matrix(block(&weight.frozen.packed, rows.clone()), rows.len(), weight.cols)?;
         parts.push(match transposed {
             true => x.matmul(&block.t()?)?,
             false => x.narrow(1, first, rows.len())?.matmul(&block)?,
@@ -104,9 +75,13 @@ pub fn product(x: &Tensor, weight: &Weight<'_, Cpu>, transposed: bool) -> Result
 /// Rows `ids` of a weight, columns `cols`: `[ids, cols]`.
 pub fn rows(weight: &Weight<'_, Cpu>, ids: &[u32], cols: Range<usize>) -> Result<Tensor> {
     let mut out = Vec::with_capacity(ids.len() * cols.len());
+    let all = widened(weight).map(values).transpose()?;
     for id in ids {
-        let row = dense(weight, *id as usize..*id as usize + 1)?;
-        out.extend_from_slice(&row[cols.clone()]);
+        let row = *id as usize..*id as usize + 1;
+        match &all {
+            Some(all) => out.extend_from_slice(&all[row.start * weight.cols..][cols.clone()]),
+            None => out.extend_from_slice(&block(&weight.frozen.packed, row)[cols.clone()]),
+        }
     }
     matrix(out, ids.len(), cols.len())
 }

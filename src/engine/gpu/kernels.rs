@@ -30,24 +30,6 @@ impl Numbers {
     }
 }
 
-/// The right side of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Right {
-    pub numbers: Numbers,
-    /// Whether trained windows lie over it.
-    pub overlaid: bool,
-}
-
-impl Right {
-    fn parts(self) -> [&'static str; 2] {
-        let overlay = match self.overlaid {
-            false => include_str!("kernels/parts/right_frozen.wgsl"),
-            true => include_str!("kernels/parts/right_overlaid.wgsl"),
-        };
-        [self.numbers.part(), overlay]
-    }
-}
-
 /// The ways to compute a product. Which is fastest depends on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Variant {
@@ -75,7 +57,7 @@ pub struct Product {
     pub variant: Variant,
     pub left_vec4: bool,
     pub left_transposed: bool,
-    pub right: Right,
+    pub right: Numbers,
     pub right_transposed: bool,
 }
 
@@ -96,8 +78,7 @@ impl Product {
             false => include_str!("kernels/parts/left_scalar.wgsl"),
             true => include_str!("kernels/parts/left_vec4.wgsl"),
         };
-        let [numbers, overlay] = self.right.parts();
-        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, numbers, overlay, body].join("\n")
+        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, self.right.part(), body].join("\n")
     }
 }
 
@@ -108,7 +89,7 @@ macro_rules! kernels {
         pub enum Kernel {
             $($name,)*
             Product(Product),
-            WidenRows(Right),
+            WidenRows(Numbers),
         }
 
         impl Kernel {
@@ -120,10 +101,7 @@ macro_rules! kernels {
                 match self {
                     $(Self::$name => include_str!(concat!("kernels/", $file, ".wgsl")).into(),)*
                     Self::Product(product) => product.source(),
-                    Self::WidenRows(right) => {
-                        let [numbers, overlay] = right.parts();
-                        [numbers, overlay, include_str!("kernels/widen_rows.wgsl")].join("\n")
-                    }
+                    Self::WidenRows(right) => [right.part(), include_str!("kernels/widen_rows.wgsl")].join("\n"),
                 }
             }
         }
@@ -237,7 +215,7 @@ fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kernel, Numbers, Product, Right, Variant};
+    use super::{Kernel, Numbers, Product, Variant};
     use crate::model::Form;
     use std::collections::BTreeMap;
 
@@ -245,11 +223,9 @@ mod tests {
     fn sources() -> BTreeMap<String, String> {
         let packed = Form::ALL.into_iter().filter(|form| *form != Form::F32).map(Numbers::Packed);
         let numbers = [Numbers::Scalar, Numbers::Vec4].into_iter().chain(packed);
-        let rights: Vec<Right> =
-            numbers.flat_map(|numbers| [false, true].map(|overlaid| Right { numbers, overlaid })).collect();
         let sides = [(false, true), (false, false), (true, false)];
         let mut all = Kernel::SINGLE.to_vec();
-        for &right in &rights {
+        for right in numbers {
             all.push(Kernel::WidenRows(right));
             for variant in Variant::ALL {
                 for (left_vec4, (left_transposed, right_transposed)) in

@@ -5,9 +5,10 @@ mod device;
 mod kernels;
 mod weights;
 
-use super::backend::{Backend, GateRule, Operand, PackedIds, PackedLayout};
+use super::backend::{Backend, GateRule, Operand, Side};
+use super::layout::{Attention, PackedIds};
 use super::optimiser::Step;
-use super::weights::{Place, Weight};
+use super::weights::Weight;
 use super::{Engine, Result};
 use crate::model::{Form, Rows};
 use buffers::{Binding, Buffer};
@@ -18,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use web_time::Instant;
-use weights::{Overlay, Stored};
+use weights::Stored;
 
 /// Computes on a GPU.
 pub struct Gpu(Device);
@@ -56,11 +57,21 @@ pub struct Ids {
     distinct_count: usize,
 }
 
-/// A packed layout on the GPU.
-pub struct Layout {
-    rows: Buffer,
-    tokens: usize,
+/// Who attends to whom, on the GPU.
+pub struct DeviceAttention {
+    prefix: usize,
+    queries: Buffer,
+    query_count: usize,
+    keys: Buffer,
+    key_count: usize,
     entries: usize,
+}
+
+impl DeviceAttention {
+    /// Parameters of the attention kernels: count, heads, kv_heads, head_dim, entries, prefix.
+    fn parameters(&self, count: usize, heads: usize, kv_heads: usize, head_dim: usize) -> [u32; 6] {
+        [count, heads, kv_heads, head_dim, self.entries, self.prefix].map(|x| x as u32)
+    }
 }
 
 /// Columns that one thread of a row-wise reduction over the vocabulary takes.
@@ -168,25 +179,13 @@ impl Gpu {
         self.run(kernel, like.len(), &parameters, &buffers);
         Ok(out)
     }
-
-    fn attention(
-        &self,
-        pattern_rows: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        layout: &Layout,
-        first: u32,
-    ) -> [u32; 5] {
-        [first, pattern_rows as u32, kv_heads as u32, head_dim as u32, layout.entries as u32]
-    }
 }
 
 impl Backend for Gpu {
     type Tensor = Tensor;
     type Stored = Stored;
-    type Overlay = Overlay;
     type Ids = Ids;
-    type Layout = Layout;
+    type Attention = DeviceAttention;
 
     fn device(&self) -> String {
         let info = &self.0.info;
@@ -243,12 +242,18 @@ impl Backend for Gpu {
         })
     }
 
-    fn layout(&self, layout: PackedLayout) -> Result<Layout> {
-        let rows: Vec<[u32; 4]> = layout.rows().into_iter().map(|row| row.map(|x| x as u32)).collect();
-        Ok(Layout {
-            rows: self.0.upload(bytemuck::cast_slice(&rows))?,
-            tokens: layout.tokens(),
-            entries: layout.pattern_entries(),
+    fn attention(&self, attention: Attention) -> Result<DeviceAttention> {
+        let upload = |rows: &[[usize; 3]]| {
+            let rows: Vec<[u32; 4]> = rows.iter().map(|row| [row[0] as u32, row[1] as u32, row[2] as u32, 0]).collect();
+            self.0.upload(bytemuck::cast_slice(&rows))
+        };
+        Ok(DeviceAttention {
+            prefix: attention.prefix,
+            queries: upload(&attention.queries)?,
+            query_count: attention.queries.len(),
+            keys: upload(&attention.keys)?,
+            key_count: attention.keys.len(),
+            entries: attention.entries,
         })
     }
 
@@ -278,10 +283,6 @@ impl Backend for Gpu {
         Ok(())
     }
 
-    fn overlay(&self, shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
-        self.new_overlay(shape, places, masters)
-    }
-
     fn product(
         &self,
         x: &Tensor,
@@ -301,12 +302,19 @@ impl Backend for Gpu {
         let m = if a.transposed { a.columns } else { a.tensor.rows };
         let n = if b.transposed { b.tensor.rows } else { b.columns };
         let out = self.tensor(m, n)?;
-        self.tensor_product(a, b, residual, &out)?;
+        self.tensor_product(a, b, None, residual, &out, 0)?;
         Ok(out)
     }
 
-    fn weight_gradient(&self, dy: Operand<Tensor>, x: Operand<Tensor>, out: &Tensor) -> Result<()> {
-        self.tensor_product(Operand { transposed: true, ..dy }, x, None, out)
+    fn matmul_into(
+        &self,
+        a: Operand<Tensor>,
+        b: Operand<Tensor>,
+        bias: Option<&Tensor>,
+        out: &Tensor,
+        start: usize,
+    ) -> Result<()> {
+        self.tensor_product(a, b, bias, None, out, start)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -395,44 +403,51 @@ impl Backend for Gpu {
         &self,
         x: &Tensor,
         head_dim: usize,
-        layout: &Layout,
+        attention: &DeviceAttention,
+        side: Side,
         rotary: &(Tensor, Tensor),
         inverse: bool,
     ) -> Result<Tensor> {
         let out = self.tensor(x.rows, x.cols)?;
         let sign: f32 = if inverse { -1.0 } else { 1.0 };
         let parameters = [(x.len() / 2) as u32, x.cols as u32, head_dim as u32, sign.to_bits()];
+        let rows = if side == Side::Queries { &attention.queries } else { &attention.keys };
         self.run(
             Kernel::Rotate,
             x.len() / 2,
             &parameters,
-            &[x.bind(), rotary.0.bind(), rotary.1.bind(), layout.rows.bind(), out.bind()],
+            &[x.bind(), rotary.0.bind(), rotary.1.bind(), rows.bind(), out.bind()],
         );
         Ok(out)
     }
 
-    fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, layout: &Layout) -> Result<Tensor> {
+    fn attention_pattern(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        head_dim: usize,
+        attention: &DeviceAttention,
+    ) -> Result<Tensor> {
         let heads = q.cols / head_dim;
-        let out = self.tensor(heads, layout.entries)?;
-        let parameters = self.attention(heads, k.cols / head_dim, head_dim, layout, layout.tokens as u32);
-        self.run(
-            Kernel::AttentionPattern,
-            layout.tokens * heads,
-            &parameters,
-            &[q.bind(), k.bind(), layout.rows.bind(), out.bind()],
-        );
+        let out = self.tensor(heads, attention.entries)?;
+        let rows = attention.query_count * heads;
+        let parameters = attention.parameters(rows, heads, k.cols / head_dim, head_dim);
+        let bound = [q.bind(), k.bind(), attention.queries.bind(), out.bind()];
+        self.run(Kernel::AttentionPattern, rows, &parameters, &bound);
         Ok(out)
     }
 
-    fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, layout: &Layout) -> Result<Tensor> {
-        let out = self.tensor(layout.tokens, pattern.rows * head_dim)?;
-        let parameters = self.attention(pattern.rows, v.cols / head_dim, head_dim, layout, out.len() as u32);
-        self.run(
-            Kernel::AttentionMix,
-            out.len(),
-            &parameters,
-            &[pattern.bind(), v.bind(), layout.rows.bind(), out.bind()],
-        );
+    fn attention_mix(
+        &self,
+        pattern: &Tensor,
+        v: &Tensor,
+        head_dim: usize,
+        attention: &DeviceAttention,
+    ) -> Result<Tensor> {
+        let out = self.tensor(attention.query_count, pattern.rows * head_dim)?;
+        let parameters = attention.parameters(out.len(), pattern.rows, v.cols / head_dim, head_dim);
+        let bound = [pattern.bind(), v.bind(), attention.queries.bind(), out.bind()];
+        self.run(Kernel::AttentionMix, out.len(), &parameters, &bound);
         Ok(out)
     }
 
@@ -442,16 +457,12 @@ impl Backend for Gpu {
         dz: &Tensor,
         kv_heads: usize,
         head_dim: usize,
-        layout: &Layout,
+        attention: &DeviceAttention,
     ) -> Result<Tensor> {
-        let out = self.tensor(layout.tokens, kv_heads * head_dim)?;
-        let parameters = self.attention(pattern.rows, kv_heads, head_dim, layout, out.len() as u32);
-        self.run(
-            Kernel::AttentionMixBackward,
-            out.len(),
-            &parameters,
-            &[pattern.bind(), dz.bind(), layout.rows.bind(), out.bind()],
-        );
+        let out = self.tensor(attention.key_count, kv_heads * head_dim)?;
+        let parameters = attention.parameters(out.len(), pattern.rows, kv_heads, head_dim);
+        let bound = [pattern.bind(), dz.bind(), attention.queries.bind(), attention.keys.bind(), out.bind()];
+        self.run(Kernel::AttentionMixBackward, out.len(), &parameters, &bound);
         Ok(out)
     }
 
@@ -461,16 +472,13 @@ impl Backend for Gpu {
         dz: &Tensor,
         v: &Tensor,
         head_dim: usize,
-        layout: &Layout,
+        attention: &DeviceAttention,
     ) -> Result<Tensor> {
         let out = self.tensor(pattern.rows, pattern.cols)?;
-        let parameters = self.attention(pattern.rows, v.cols / head_dim, head_dim, layout, layout.tokens as u32);
-        self.run(
-            Kernel::AttentionPatternBackward,
-            layout.tokens * pattern.rows,
-            &parameters,
-            &[pattern.bind(), dz.bind(), v.bind(), layout.rows.bind(), out.bind()],
-        );
+        let rows = attention.query_count * pattern.rows;
+        let parameters = attention.parameters(rows, pattern.rows, v.cols / head_dim, head_dim);
+        let bound = [pattern.bind(), dz.bind(), v.bind(), attention.queries.bind(), out.bind()];
+        self.run(Kernel::AttentionPatternBackward, rows, &parameters, &bound);
         Ok(out)
     }
 
@@ -599,10 +607,19 @@ impl Backend for Gpu {
         Ok(())
     }
 
-    fn write_window(&self, to: &Tensor, row: usize, col: usize, window: &Tensor) -> Result<()> {
-        let (count, start) = (window.len(), row * to.cols + col);
-        let parameters = [count, window.cols, 0, window.cols, start, to.cols].map(|x| x as u32);
-        self.run(Kernel::CopyWindow, count, &parameters, &[window.bind(), to.bind()]);
+    fn copy_window(
+        &self,
+        to: &Tensor,
+        row: usize,
+        col: usize,
+        from: &Tensor,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<()> {
+        let (count, to_start) = (rows.len() * cols.len(), row * to.cols + col);
+        let from_start = rows.start * from.cols + cols.start;
+        let parameters = [count, cols.len(), from_start, from.cols, to_start, to.cols].map(|x| x as u32);
+        self.run(Kernel::CopyWindow, count, &parameters, &[from.bind(), to.bind()]);
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
-//! Matrix products: weights in their stored form, trained windows over them, and plain tensors.
+//! Matrix products: weights in their stored form, and plain tensors.
 
 use super::buffers::{Binding, Buffer};
-use super::kernels::{Kernel, Numbers, Product, Right, Variant};
+use super::kernels::{Kernel, Numbers, Product, Variant};
 use super::{Gpu, Ids, Tensor};
 use crate::engine::backend::Operand;
-use crate::engine::weights::{Place, Weight};
+use crate::engine::weights::Weight;
 use crate::engine::{EngineError, Result};
 use crate::model::{Form, Rows};
 use std::ops::Range;
@@ -22,26 +22,11 @@ struct Part {
     scales: Option<Buffer>,
 }
 
-/// Trained windows of a matrix.
-#[derive(Clone)]
-pub struct Overlay {
-    masters: Tensor,
-    /// For each row, or column, where its master begins.
-    table: Buffer,
-    /// Columns of a block of columns.
-    block: usize,
-    by_column: bool,
-}
-
-/// A row or column without a master.
-const NO_MASTER: u32 = u32::MAX;
-
 /// The right side of a product, or one part of it.
-struct Side<'a> {
-    kind: Right,
+struct Right<'a> {
+    numbers: Numbers,
     values: Binding<'a>,
     scales: Option<Binding<'a>>,
-    overlay: Option<&'a Overlay>,
     /// Column that counts as its first.
     start: usize,
     stride: usize,
@@ -49,16 +34,14 @@ struct Side<'a> {
     rows: Range<usize>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> Right<'a> {
     /// Columns of a plain tensor.
-    fn tensor(x: &'a Tensor, start: usize, overlay: Option<&'a Overlay>) -> Self {
+    fn tensor(x: &'a Tensor, start: usize) -> Self {
         let vec4 = x.cols.is_multiple_of(4) && start.is_multiple_of(4);
-        let numbers = if vec4 { Numbers::Vec4 } else { Numbers::Scalar };
         Self {
-            kind: Right { numbers, overlaid: overlay.is_some() },
+            numbers: if vec4 { Numbers::Vec4 } else { Numbers::Scalar },
             values: x.bind(),
             scales: None,
-            overlay,
             start,
             stride: x.cols,
             scale_stride: 0,
@@ -66,34 +49,22 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// All parts of a weight as it is now.
+    /// All parts of a weight.
     fn weight(weight: &'a Weight<'_, Gpu>) -> Vec<Self> {
-        let overlay = weight.overlay.as_ref();
         if let Some(whole) = &weight.whole {
-            return vec![Self::tensor(whole, 0, overlay)];
+            return vec![Self::tensor(whole, 0)];
         }
         let (form, columns) = (weight.frozen.form, weight.frozen.columns);
         let part = |part: &'a Part| Self {
-            kind: Right { numbers: numbers(form), overlaid: overlay.is_some() },
+            numbers: numbers(form),
             values: part.values.bind(),
             scales: part.scales.as_ref().map(Buffer::bind),
-            overlay,
             start: 0,
             stride: form.value_words(columns),
             scale_stride: form.scale_words(columns),
             rows: part.rows.clone(),
         };
         weight.frozen.parts.iter().map(part).collect()
-    }
-
-    /// Masters and table, or something to bind in their place.
-    fn overlay_bindings(&self) -> [Binding<'a>; 2] {
-        self.overlay.map_or([self.values; 2], |o| [o.masters.bind(), o.table.bind()])
-    }
-
-    /// Parameters of `parts/right_overlaid.wgsl`: block, by_column.
-    fn overlay_parameters(&self) -> [u32; 2] {
-        self.overlay.map_or([0; 2], |o| [o.block as u32, u32::from(o.by_column)])
     }
 }
 
@@ -158,22 +129,6 @@ impl Gpu {
         }
     }
 
-    pub(super) fn new_overlay(&self, shape: (usize, usize), places: &[Place], masters: &Tensor) -> Result<Overlay> {
-        let (rows, columns) = shape;
-        let by_column = places[0].slice.rows.len() == rows;
-        let width = |place: &Place| if by_column { 1 } else { place.slice.cols.len() };
-        let mut table = vec![NO_MASTER; if by_column { columns } else { rows }.next_multiple_of(4)];
-        for place in places {
-            let along = if by_column { &place.slice.cols } else { &place.slice.rows };
-            for (i, entry) in table[along.clone()].iter_mut().enumerate() {
-                *entry = (place.start + i * width(place)) as u32;
-            }
-        }
-        let block = places[0].slice.cols.len();
-        let table = self.0.upload(bytemuck::cast_slice(&table))?;
-        Ok(Overlay { masters: masters.clone(), table, block, by_column })
-    }
-
     pub(super) fn weight_product(
         &self,
         x: &Tensor,
@@ -183,14 +138,14 @@ impl Gpu {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let out = self.tensor(x.rows, if transposed { weight.rows } else { weight.cols })?;
-        let parts = Side::weight(weight);
+        let parts = Right::weight(weight);
         let mut last = residual.cloned();
         let mut sum = out.clone();
         for (number, side) in parts.iter().enumerate() {
             if transposed {
                 // Each part makes columns of its own.
                 let out = Out { tensor: &out, start: side.rows.start, bias, residual };
-                self.multiply(left(x, 0, x.cols, false), side, true, &out)?;
+                self.multiply(left(x, 0, x.cols, false), side, true, side.rows.len(), &out)?;
             } else {
                 // Each part adds its share.
                 if number > 0 {
@@ -198,7 +153,8 @@ impl Gpu {
                 }
                 let left = left(x, side.rows.start, side.rows.len(), false);
                 let bias = if number == 0 { bias } else { None };
-                self.multiply(left, side, false, &Out { tensor: &sum, start: 0, bias, residual: last.as_ref() })?;
+                let out = Out { tensor: &sum, start: 0, bias, residual: last.as_ref() };
+                self.multiply(left, side, false, weight.cols, &out)?;
                 last = Some(sum.clone());
             }
         }
@@ -209,34 +165,41 @@ impl Gpu {
         &self,
         a: Operand<Tensor>,
         b: Operand<Tensor>,
+        bias: Option<&Tensor>,
         residual: Option<&Tensor>,
         out: &Tensor,
+        start: usize,
     ) -> Result<()> {
-        let side = Side::tensor(b.tensor, b.start, None);
+        let n = if b.transposed { b.tensor.rows } else { b.columns };
+        let side = Right::tensor(b.tensor, b.start);
         let left = left(a.tensor, a.start, a.columns, a.transposed);
-        self.multiply(left, &side, b.transposed, &Out { tensor: out, start: 0, bias: None, residual })
+        self.multiply(left, &side, b.transposed, n, &Out { tensor: out, start, bias, residual })
     }
 
     /// Widens rows of a weight: `[ids, cols]`.
     pub(super) fn widen_rows(&self, weight: &Weight<'_, Gpu>, ids: &Ids, cols: Range<usize>) -> Result<Tensor> {
         let out = self.tensor(ids.count, cols.len())?;
         let fours = cols.end.div_ceil(4) - cols.start / 4;
-        for side in Side::weight(weight) {
+        for side in Right::weight(weight) {
             let place = [ids.count, side.rows.start, side.rows.len(), cols.start, cols.len()].map(|x| x as u32);
             let mut parameters = place.to_vec();
             parameters.extend([side.start, side.stride, side.scale_stride].map(|x| x as u32));
-            parameters.extend(side.overlay_parameters());
-            let [masters, table] = side.overlay_bindings();
-            let bound = [ids.ids.bind(), side.values, side.scales.unwrap_or(side.values), masters, table, out.bind()];
-            self.run(Kernel::WidenRows(side.kind), ids.count * fours, &parameters, &bound);
+            let bound = [ids.ids.bind(), side.values, side.scales.unwrap_or(side.values), out.bind()];
+            self.run(Kernel::WidenRows(side.numbers), ids.count * fours, &parameters, &bound);
         }
         Ok(out)
     }
 
-    fn multiply(&self, left: Left<'_>, right: &Side<'_>, right_transposed: bool, out: &Out<'_>) -> Result<()> {
+    /// The product of n columns into its place in `out`.
+    fn multiply(
+        &self,
+        left: Left<'_>,
+        right: &Right<'_>,
+        right_transposed: bool,
+        n: usize,
+        out: &Out<'_>,
+    ) -> Result<()> {
         let (m, k) = left.shape;
-        // A part of a weight makes columns of its own.
-        let n = if right_transposed { right.rows.len() } else { out.tensor.cols };
         let variant = if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() };
         let (tall, wide) = variant.tile();
         let groups = [n.div_ceil(wide), m.div_ceil(tall)];
@@ -255,17 +218,13 @@ impl Gpu {
         let mut parameters = [m, n, k, split, left.start, left.x.cols, right.start, right.stride, right.scale_stride]
             .map(|x| x as u32)
             .to_vec();
-        parameters.extend(right.overlay_parameters());
         parameters.extend([out.start as u32, target.cols as u32]);
         parameters.extend([u32::from(bias.is_some()), u32::from(residual.is_some())]);
-        let [masters, table] = right.overlay_bindings();
         // Absent operands still need a buffer to bind; the kernel does not read it.
         let bound = [
             left.x.bind(),
             right.values,
             right.scales.unwrap_or(right.values),
-            masters,
-            table,
             bias.unwrap_or(left.x).bind(),
             residual.unwrap_or(left.x).bind(),
             target.bind(),
@@ -274,7 +233,7 @@ impl Gpu {
             variant,
             left_vec4: left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
             left_transposed: left.transposed,
-            right: right.kind,
+            right: right.numbers,
             right_transposed,
         };
         self.0.dispatch(

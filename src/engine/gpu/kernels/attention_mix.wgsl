@@ -1,17 +1,23 @@
-// rows[t] = (start of the sequence, position, end of the sequence, offset of the pattern row); pattern [heads, entries].
-// out [tokens, heads·d]: Σ_s pattern[h,t,s] · v[s, kv(h)], v [tokens, kv_heads·d]. One thread a value.
+// queries[q] = (shift, position, offset of the pattern row, 0): query q attends to the keys at positions 0..position, which
+// are the tokens of those numbers below `prefix` and `shift` more beyond. pattern [heads, entries].
+// out [queries, heads·d]: Σ_s pattern[h,q,s] · v[s, kv(h)], v [tokens, kv_heads·d]. One thread a value.
 struct Params {
   count: u32,
   heads: u32,
   kv_heads: u32,
   head_dim: u32,
   entries: u32,
+  prefix: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> pattern: array<f32>;
 @group(0) @binding(2) var<storage, read> v: array<f32>;
-@group(0) @binding(3) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> queries: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+fn key(position: u32, shift: u32) -> u32 {
+  return position + select(shift, 0u, position < p.prefix);
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -19,13 +25,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   if i >= p.count { return; }
   let t = i / (p.heads * p.head_dim);
   let h = i / p.head_dim % p.heads;
-  let row = rows[t];
-  let at = h * p.entries + row.w;
+  let query = queries[t];
+  let at = h * p.entries + query.z;
   let width = p.kv_heads * p.head_dim;
   let column = h / (p.heads / p.kv_heads) * p.head_dim + i % p.head_dim;
   var sum = 0.0;
-  for (var s = 0u; s <= row.y; s++) {
-    sum += pattern[at + s] * v[(row.x + s) * width + column];
+  for (var s = 0u; s <= query.y; s++) {
+    sum += pattern[at + s] * v[key(s, query.x) * width + column];
   }
   out[i] = sum;
 }

@@ -1,31 +1,37 @@
-// rows[t] = (start of the sequence, position, end of the sequence, offset of the pattern row); pattern [heads, entries].
-// out = pattern ⊙ (dP − Σ pattern ⊙ dP) / sqrt(d), dP[t,s] = ⟨dz[t,h], v[s, kv(h)]⟩. One thread a pattern row.
+// queries[q] = (shift, position, offset of the pattern row, 0): query q attends to the keys at positions 0..position, which
+// are the tokens of those numbers below `prefix` and `shift` more beyond. pattern [heads, entries].
+// out = pattern ⊙ (dP − Σ pattern ⊙ dP) / sqrt(d), dP[q,s] = ⟨dz[q,h], v[s, kv(h)]⟩. One thread a pattern row.
 struct Params {
-  tokens: u32,
+  count: u32,
   heads: u32,
   kv_heads: u32,
   head_dim: u32,
   entries: u32,
+  prefix: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> pattern: array<f32>;
 @group(0) @binding(2) var<storage, read> dz: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;
-@group(0) @binding(4) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> queries: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+fn key(position: u32, shift: u32) -> u32 {
+  return position + select(shift, 0u, position < p.prefix);
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let i = id.x + id.y * groups.x * 64u;
-  if i >= p.tokens * p.heads { return; }
+  if i >= p.count { return; }
   let t = i / p.heads;
   let h = i % p.heads;
-  let row = rows[t];
-  let at = h * p.entries + row.w;
+  let query = queries[t];
+  let at = h * p.entries + query.z;
   let kv = h / (p.heads / p.kv_heads) * p.head_dim;
   var mean = 0.0;
-  for (var s = 0u; s <= row.y; s++) {
-    let value = (row.x + s) * p.kv_heads * p.head_dim + kv;
+  for (var s = 0u; s <= query.y; s++) {
+    let value = key(s, query.x) * p.kv_heads * p.head_dim + kv;
     var product = 0.0;
     for (var c = 0u; c < p.head_dim; c++) {
       product += dz[i * p.head_dim + c] * v[value + c];
@@ -34,7 +40,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     mean += pattern[at + s] * product;
   }
   let scale = inverseSqrt(f32(p.head_dim));
-  for (var s = 0u; s <= row.y; s++) {
+  for (var s = 0u; s <= query.y; s++) {
     out[at + s] = pattern[at + s] * (out[at + s] - mean) * scale;
   }
 }

@@ -1,4 +1,4 @@
-// Rotary embedding of x [tokens, heads·d], pairs (i, i+d/2), by each token's position (rows[t].y); sign −1 rotates back.
+// Rotary embedding of x [rows, heads·d], pairs (i, i+d/2), by each row's position (rows[t].y); sign −1 rotates back.
 // cos, sin [positions, d/2]. One thread a pair.
 struct Params {
   count: u32,

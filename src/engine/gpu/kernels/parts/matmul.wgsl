@@ -12,17 +12,15 @@ struct Params {
   right_start: u32,
   right_stride: u32,
   scale_stride: u32,
-  block: u32,
-  by_column: u32,
   out_start: u32,
   out_stride: u32,
   has_bias: u32,
   has_residual: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
-@group(0) @binding(7) var<storage, read> residual: array<f32>;
-@group(0) @binding(8) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 fn store(row: u32, first: u32, part: u32, values: vec4<f32>) {
   if row >= p.m { return; }

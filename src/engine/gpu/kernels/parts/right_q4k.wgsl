@@ -4,7 +4,7 @@
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
 // Columns column..column+3 (column a multiple of 4) of a row.
-fn stored4(row: u32, column: u32) -> vec4<f32> {
+fn right4(row: u32, column: u32) -> vec4<f32> {
   let word = right[row * p.right_stride + column / 8u] >> ((column & 4u) * 4u);
   let integers = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
   let at = row * p.scale_stride + column / 256u * 5u;

@@ -3,7 +3,7 @@
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
 // Columns column..column+3 (column a multiple of 4) of a row.
-fn stored4(row: u32, column: u32) -> vec4<f32> {
+fn right4(row: u32, column: u32) -> vec4<f32> {
   let word = bitcast<i32>(right[row * p.right_stride + column / 4u]);
   let integers = (vec4<i32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
   let at = row * p.scale_stride + column / 16u * 2u;

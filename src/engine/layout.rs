@@ -1,0 +1,119 @@
+//! Where packed tokens stand, and which attend to which.
+
+/// Prompts packed without padding (METHOD.md §0): the tokens that all of them begin with once, then what each has of its
+/// own, end to end. What is computed of the shared tokens is the same for every sequence, so nothing is lost by it, and
+/// gradients to them add up over the sequences by themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedLayout {
+    /// Tokens that all sequences begin with.
+    pub prefix: usize,
+    /// First own token of each sequence, and the total at the end: B+1 entries, the first of them `prefix`.
+    pub starts: Vec<usize>,
+}
+
+impl PackedLayout {
+    pub fn tokens(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    pub fn sequences(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Length of each sequence, shared tokens included.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.starts.windows(2).map(|w| self.prefix + w[1] - w[0])
+    }
+
+    /// Packed token at a position of a sequence.
+    pub fn token(&self, sequence: usize, position: usize) -> usize {
+        if position < self.prefix { position } else { self.starts[sequence] + position - self.prefix }
+    }
+
+    /// The last token of each sequence: the answer positions.
+    pub fn answers(&self) -> Vec<u32> {
+        self.starts[1..].iter().map(|end| (end - 1) as u32).collect()
+    }
+
+    /// Every token that has a next one in its sequence, with that one; shared tokens once for each sequence.
+    pub fn next_tokens(&self) -> Vec<(usize, usize)> {
+        let pairs = |(i, length)| (1..length).map(move |p| (self.token(i, p - 1), self.token(i, p)));
+        self.lengths().enumerate().flat_map(pairs).collect()
+    }
+
+    /// Who attends where every token does.
+    pub fn attention(&self) -> Attention {
+        let mut queries = Vec::with_capacity(self.tokens());
+        let mut keys = Vec::with_capacity(self.tokens());
+        let mut entries = 0;
+        let mut push = |position, token, end, shift| {
+            queries.push([shift, position, entries]);
+            keys.push([token, position, end]);
+            entries += position + 1;
+        };
+        for t in 0..self.prefix {
+            push(t, t, self.tokens(), 0);
+        }
+        for own in self.starts.windows(2) {
+            for t in own[0]..own[1] {
+                push(self.prefix + t - own[0], t, own[1], own[0] - self.prefix);
+            }
+        }
+        Attention { prefix: self.prefix, queries, keys, entries }
+    }
+
+    /// Who attends where only the answer positions do: the sequence is the number of its query.
+    pub fn answers_attention(&self) -> Attention {
+        let count = self.sequences();
+        let mut keys: Vec<[usize; 3]> = (0..self.prefix).map(|t| [0, t, count]).collect();
+        let (mut queries, mut entries) = (Vec::with_capacity(count), 0);
+        for (i, own) in self.starts.windows(2).enumerate() {
+            keys.extend((own[0]..own[1]).map(|t| [i, self.prefix + t - own[0], i + 1]));
+            let length = self.prefix + own[1] - own[0];
+            queries.push([own[0] - self.prefix, length - 1, entries]);
+            entries += length;
+        }
+        Attention { prefix: self.prefix, queries, keys, entries }
+    }
+}
+
+/// Which tokens attend to which, causally. A query's pattern row has an entry for each position up to its own.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    pub prefix: usize,
+    /// Of each query: its shift, its position, the offset of its pattern row. The key at a position is the token of that
+    /// number below `prefix`, and `shift` more beyond.
+    pub queries: Vec<[usize; 3]>,
+    /// Of each token: the first query that attends to it, its position, the end of those queries. All between attend.
+    pub keys: Vec<[usize; 3]>,
+    /// Entries of one head's patterns.
+    pub entries: usize,
+}
+
+/// Row indices, with their inverse: for each distinct index the places where it stands.
+#[derive(Debug, Clone)]
+pub struct PackedIds {
+    pub ids: Vec<u32>,
+    /// Distinct ids in rising order.
+    pub distinct: Vec<u32>,
+    /// `places[offsets[i]..offsets[i+1]]` are the places of `distinct[i]` in `ids`.
+    pub offsets: Vec<u32>,
+    pub places: Vec<u32>,
+}
+
+impl PackedIds {
+    pub fn new(ids: Vec<u32>) -> Self {
+        let mut places: Vec<u32> = (0..ids.len() as u32).collect();
+        places.sort_by_key(|&place| (ids[place as usize], place));
+        let (mut distinct, mut offsets) = (Vec::new(), Vec::new());
+        for (i, &place) in places.iter().enumerate() {
+            let id = ids[place as usize];
+            if distinct.last() != Some(&id) {
+                distinct.push(id);
+                offsets.push(i as u32);
+            }
+        }
+        offsets.push(ids.len() as u32);
+        Self { ids, distinct, offsets, places }
+    }
+}
