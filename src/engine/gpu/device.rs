@@ -53,7 +53,7 @@ impl Device {
     ///
     /// # Errors
     /// No adapter, or one that refuses a device.
-    pub async fn open(variant: Variant, largest: Option<u64>) -> Result<Self> {
+    pub async fn open(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions {
             power_preference: wgpu::PowerPreference::HighPerformance,
@@ -69,16 +69,16 @@ impl Device {
 
     /// Opens every adapter there is.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn open_every(variant: Variant) -> Result<Vec<Self>> {
+    pub async fn open_every() -> Result<Vec<Self>> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let mut devices = Vec::new();
         for adapter in instance.enumerate_adapters(wgpu::Backends::PRIMARY).await {
-            devices.push(Self::of(&adapter, variant, None).await?);
+            devices.push(Self::of(&adapter, None, None).await?);
         }
         Ok(devices)
     }
 
-    async fn of(adapter: &wgpu::Adapter, variant: Variant, largest: Option<u64>) -> Result<Self> {
+    async fn of(adapter: &wgpu::Adapter, variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
         let offered = adapter.limits();
         // The defaults forbid the buffers that a large embedding needs: ask for what the adapter has, field by field.
         let limits = wgpu::Limits {
@@ -106,13 +106,14 @@ impl Device {
         device.set_device_lost_callback(move |reason, message| {
             note(&on_loss, format!("the device was lost ({reason:?}): {message}"))
         });
+        let info = adapter.get_info();
         Ok(Self {
             arena: Arena::default(),
-            info: adapter.get_info(),
+            variant: Cell::new(variant.unwrap_or(if is_software(&info) { Variant::Rows } else { Variant::Direct })),
+            info,
             limits,
             pipelines: RefCell::default(),
             recorded: RefCell::default(),
-            variant: Cell::new(variant),
             dispatches: Cell::new(0),
             failure,
             device,
@@ -122,14 +123,13 @@ impl Device {
 
     /// Whether the adapter computes in software.
     pub fn is_software(&self) -> bool {
-        let name = self.info.name.to_lowercase();
-        self.info.device_type == wgpu::DeviceType::Cpu || name.contains("swiftshader") || name.contains("llvmpipe")
+        is_software(&self.info)
     }
 
     /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with tiles they do it all the
     /// same, which shows that it is right.
     pub fn splits(&self) -> bool {
-        !self.is_software() || self.variant.get() != Variant::Direct
+        !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_))
     }
 
     /// Whether the device allows a buffer of `bytes`.
@@ -299,6 +299,11 @@ impl Device {
         }
         Ok(out)
     }
+}
+
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu || name.contains("swiftshader") || name.contains("llvmpipe")
 }
 
 impl Drop for Device {

@@ -35,17 +35,20 @@ impl Numbers {
 pub enum Variant {
     /// Registers only.
     Direct,
+    /// The same, rows of the result across threads: what software adapters are fast at.
+    Rows,
     /// Tiles in shared memory, made by this many threads a side.
     Tiled(u32),
 }
 
 impl Variant {
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Tiled(8), Self::Tiled(16)];
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16)];
 
     /// Rows and columns that one workgroup makes.
     pub fn tile(self) -> (usize, usize) {
         match self {
             Self::Direct => (64, 32),
+            Self::Rows => (128, 8),
             Self::Tiled(side) => (4 * side as usize, 4 * side as usize),
         }
     }
@@ -69,6 +72,7 @@ impl Product {
         );
         let body = match self.variant {
             Variant::Direct => include_str!("kernels/matmul_direct.wgsl"),
+            Variant::Rows => include_str!("kernels/matmul_rows.wgsl"),
             Variant::Tiled(side) => {
                 constants += &format!("const SIDE: u32 = {side}u;\n");
                 include_str!("kernels/matmul_tiled.wgsl")
@@ -136,6 +140,7 @@ kernels! {
     SumParts = "sum_parts",
     Swiglu = "swiglu",
     SwigluBackward = "swiglu_backward",
+    Transpose = "transpose",
 }
 
 pub struct Pipeline {
@@ -223,14 +228,17 @@ mod tests {
     fn sources() -> BTreeMap<String, String> {
         let packed = Form::ALL.into_iter().filter(|form| *form != Form::F32).map(Numbers::Packed);
         let numbers = [Numbers::Scalar, Numbers::Vec4].into_iter().chain(packed);
-        let sides = [(false, true), (false, false), (true, false)];
+        let sides = [(false, true), (false, false), (true, false), (true, true)];
         let mut all = Kernel::SINGLE.to_vec();
         for right in numbers {
             all.push(Kernel::WidenRows(right));
             for variant in Variant::ALL {
-                for (left_vec4, (left_transposed, right_transposed)) in
-                    [true, false].into_iter().flat_map(|vec4| sides.map(|sides| (vec4, sides)))
-                {
+                let all_sides = [true, false].into_iter().flat_map(|vec4| sides.map(|sides| (vec4, sides)));
+                for (left_vec4, (left_transposed, right_transposed)) in all_sides {
+                    // Rows are read one by one, transposed.
+                    if variant == Variant::Rows && (left_vec4 || !left_transposed) {
+                        continue;
+                    }
                     all.push(Kernel::Product(Product { variant, left_vec4, left_transposed, right, right_transposed }));
                 }
             }

@@ -83,7 +83,7 @@ impl Gpu {
     /// # Errors
     /// [`super::EngineError::NoGpu`] with what the platform said.
     pub async fn open() -> Result<Self> {
-        Self::at_its_fastest(Device::open(Variant::Direct, None).await?).await
+        Self::at_its_fastest(Device::open(None, None).await?).await
     }
 
     /// Opens every GPU there is, software ones too.
@@ -93,7 +93,7 @@ impl Gpu {
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn open_every() -> Result<Vec<Self>> {
         let mut gpus = Vec::new();
-        for device in Device::open_every(Variant::Direct).await? {
+        for device in Device::open_every().await? {
             gpus.push(Self::at_its_fastest(device).await?);
         }
         Ok(gpus)
@@ -105,7 +105,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::open`].
     pub async fn open_with(variant: Option<Variant>, largest: Option<u64>) -> Result<Self> {
-        Device::open(variant.unwrap_or(Variant::Direct), largest).await.map(Self)
+        Device::open(variant, largest).await.map(Self)
     }
 
     async fn at_its_fastest(device: Device) -> Result<Self> {

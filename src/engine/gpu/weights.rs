@@ -190,6 +190,15 @@ impl Gpu {
         Ok(out)
     }
 
+    /// The left side transposed, `[k, m]`.
+    fn transpose(&self, left: &Left<'_>) -> Result<Tensor> {
+        let (m, k) = left.shape;
+        let out = self.tensor(k, m)?;
+        let parameters = [m * k, m, left.start, left.x.cols].map(|x| x as u32);
+        self.run(Kernel::Transpose, m * k, &parameters, &[left.x.bind(), out.bind()]);
+        Ok(out)
+    }
+
     /// The product of n columns into its place in `out`.
     fn multiply(
         &self,
@@ -201,10 +210,20 @@ impl Gpu {
     ) -> Result<()> {
         let (m, k) = left.shape;
         let variant = if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() };
+        let copy;
+        let left = if variant == Variant::Rows && !left.transposed {
+            copy = self.transpose(&left)?;
+            Left { x: &copy, start: 0, transposed: true, shape: (m, k) }
+        } else {
+            left
+        };
         let (tall, wide) = variant.tile();
         let groups = [n.div_ceil(wide), m.div_ceil(tall)];
-        let threads =
-            if variant == Variant::Direct { m.div_ceil(8) * n.div_ceil(4) } else { groups[0] * groups[1] * 256 };
+        let threads = match variant {
+            Variant::Direct => m.div_ceil(8) * n.div_ceil(4),
+            Variant::Rows => groups[0] * groups[1] * 16,
+            Variant::Tiled(side) => groups[0] * groups[1] * (side * side) as usize,
+        };
         let parts = match n == out.tensor.cols && self.0.splits() {
             true => (ENOUGH_THREADS / threads.max(1)).min(k / SHORTEST_SPLIT).max(1),
             false => 1,
@@ -231,7 +250,7 @@ impl Gpu {
         ];
         let product = Product {
             variant,
-            left_vec4: left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
+            left_vec4: variant != Variant::Rows && left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
             left_transposed: left.transposed,
             right: right.numbers,
             right_transposed,

@@ -23,7 +23,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let row = ids[i / fours];
   if row < p.first || row - p.first >= p.rows { return; }
   let column = (p.start / 4u + i % fours) * 4u;
-  let values = right4(row - p.first, column);
+  let values = right_at(right_row(row - p.first), column);
   for (var j = 0u; j < 4u; j++) {
     if column + j >= p.start && column + j < p.start + p.columns {
       out[i / fours * p.columns + column + j - p.start] = values[j];

@@ -40,6 +40,11 @@ fn store(row: u32, first: u32, part: u32, values: vec4<f32>) {
   }
 }
 
+// Columns column..column+3 of a row of the right side.
+fn right4(row: u32, column: u32) -> vec4<f32> {
+  return right_at(right_row(row), column);
+}
+
 // A(row..row+3, k..k+3), a column of the result for each row. Past the last row another is read and its result dropped.
 fn left_block(row: u32, k: u32) -> mat4x4<f32> {
   if LEFT_TRANSPOSED {

@@ -1,7 +1,12 @@
 // f32 rows that begin at multiples of 4.
 @group(0) @binding(2) var<storage, read> right: array<vec4<f32>>;
 
-// Columns column..column+3 (column a multiple of 4) of a row.
-fn right4(row: u32, column: u32) -> vec4<f32> {
-  return right[(row * p.right_stride + p.right_start + column) / 4u];
+// Where a row begins among the values, and among the scales.
+fn right_row(row: u32) -> vec2<u32> {
+  return vec2<u32>((row * p.right_stride + p.right_start) / 4u, 0u);
+}
+
+// Columns column..column+3 (column a multiple of 4) of the row that begins at base.
+fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
+  return right[base.x + column / 4u];
 }

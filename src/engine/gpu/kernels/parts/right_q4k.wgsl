@@ -3,11 +3,16 @@
 @group(0) @binding(2) var<storage, read> right: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
-// Columns column..column+3 (column a multiple of 4) of a row.
-fn right4(row: u32, column: u32) -> vec4<f32> {
-  let word = right[row * p.right_stride + column / 8u] >> ((column & 4u) * 4u);
+// Where a row begins among the values, and among the scales.
+fn right_row(row: u32) -> vec2<u32> {
+  return vec2<u32>(row) * vec2<u32>(p.right_stride, p.scale_stride);
+}
+
+// Columns column..column+3 (column a multiple of 4) of the row that begins at base.
+fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
+  let word = right[base.x + column / 8u] >> ((column & 4u) * 4u);
   let integers = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
-  let at = row * p.scale_stride + column / 256u * 5u;
+  let at = base.y + column / 256u * 5u;
   let pair = unpack2x16float(scales[at]);
   let factors = scales[at + 1u + (column & 255u) / 64u] >> ((column & 32u) / 2u);
   return vec4<f32>(integers) * (pair.x * f32(factors & 255u)) - pair.y * f32((factors >> 8u) & 255u);

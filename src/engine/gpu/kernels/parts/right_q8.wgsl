@@ -2,10 +2,15 @@
 @group(0) @binding(2) var<storage, read> right: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
-// Columns column..column+3 (column a multiple of 4) of a row.
-fn right4(row: u32, column: u32) -> vec4<f32> {
-  let word = bitcast<i32>(right[row * p.right_stride + column / 4u]);
+// Where a row begins among the values, and among the scales.
+fn right_row(row: u32) -> vec2<u32> {
+  return vec2<u32>(row) * vec2<u32>(p.right_stride, p.scale_stride);
+}
+
+// Columns column..column+3 (column a multiple of 4) of the row that begins at base.
+fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
+  let word = bitcast<i32>(right[base.x + column / 4u]);
   let integers = (vec4<i32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
-  let pair = unpack2x16float(scales[row * p.scale_stride + column / 64u]);
+  let pair = unpack2x16float(scales[base.y + column / 64u]);
   return vec4<f32>(integers) * select(pair.x, pair.y, (column & 32u) != 0u);
 }

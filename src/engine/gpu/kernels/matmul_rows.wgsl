@@ -1,0 +1,168 @@
+// The matrix product of parts/matmul.wgsl for software adapters, which run four threads as the lanes of a SIMD register and
+// load fast where neighbouring threads read neighbouring values or all the same one. Rows of the result lie across the
+// threads: each makes 8 rows, 16 apart, of 8 columns, from a left side that is read transposed (LEFT_TRANSPOSED always).
+const STEP: u32 = 16u;
+
+@compute @workgroup_size(16)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+  let row = group.y * 8u * STEP + index;
+  let column = group.x * 8u;
+  let end = min((group.z + 1u) * p.split, p.k);
+  // Past the last row or column another is read, and its result dropped.
+  let r0 = p.left_start + min(row, p.m - 1u);
+  let r1 = p.left_start + min(row + 1u * STEP, p.m - 1u);
+  let r2 = p.left_start + min(row + 2u * STEP, p.m - 1u);
+  let r3 = p.left_start + min(row + 3u * STEP, p.m - 1u);
+  let r4 = p.left_start + min(row + 4u * STEP, p.m - 1u);
+  let r5 = p.left_start + min(row + 5u * STEP, p.m - 1u);
+  let r6 = p.left_start + min(row + 6u * STEP, p.m - 1u);
+  let r7 = p.left_start + min(row + 7u * STEP, p.m - 1u);
+  let last = p.n - 1u;
+  let w0 = right_row(min(column, last));
+  let w1 = right_row(min(column + 1u, last));
+  let w2 = right_row(min(column + 2u, last));
+  let w3 = right_row(min(column + 3u, last));
+  let w4 = right_row(min(column + 4u, last));
+  let w5 = right_row(min(column + 5u, last));
+  let w6 = right_row(min(column + 6u, last));
+  let w7 = right_row(min(column + 7u, last));
+  var c0: mat2x4<f32>;
+  var c1: mat2x4<f32>;
+  var c2: mat2x4<f32>;
+  var c3: mat2x4<f32>;
+  var c4: mat2x4<f32>;
+  var c5: mat2x4<f32>;
+  var c6: mat2x4<f32>;
+  var c7: mat2x4<f32>;
+  for (var k = group.z * p.split; k < end; k += 4u) {
+    var b0: mat4x4<f32>;
+    var b1: mat4x4<f32>;
+    if RIGHT_TRANSPOSED {
+      b0 = transpose(mat4x4<f32>(right_at(w0, k), right_at(w1, k), right_at(w2, k), right_at(w3, k)));
+      b1 = transpose(mat4x4<f32>(right_at(w4, k), right_at(w5, k), right_at(w6, k), right_at(w7, k)));
+    } else {
+      b0 = right_block(k, column);
+      b1 = right_block(k, column + 4u);
+    }
+    if k + 4u > end {
+      b0 = transpose(first_rows(transpose(b0), end - k));
+      b1 = transpose(first_rows(transpose(b1), end - k));
+    }
+    var at = k * p.left_stride;
+    let a00 = left[at + r0];
+    c0[0] += a00 * b0[0];
+    c0[1] += a00 * b1[0];
+    let a10 = left[at + r1];
+    c1[0] += a10 * b0[0];
+    c1[1] += a10 * b1[0];
+    let a20 = left[at + r2];
+    c2[0] += a20 * b0[0];
+    c2[1] += a20 * b1[0];
+    let a30 = left[at + r3];
+    c3[0] += a30 * b0[0];
+    c3[1] += a30 * b1[0];
+    let a40 = left[at + r4];
+    c4[0] += a40 * b0[0];
+    c4[1] += a40 * b1[0];
+    let a50 = left[at + r5];
+    c5[0] += a50 * b0[0];
+    c5[1] += a50 * b1[0];
+    let a60 = left[at + r6];
+    c6[0] += a60 * b0[0];
+    c6[1] += a60 * b1[0];
+    let a70 = left[at + r7];
+    c7[0] += a70 * b0[0];
+    c7[1] += a70 * b1[0];
+    at = min(k + 1u, end - 1u) * p.left_stride;
+    let a01 = left[at + r0];
+    c0[0] += a01 * b0[1];
+    c0[1] += a01 * b1[1];
+    let a11 = left[at + r1];
+    c1[0] += a11 * b0[1];
+    c1[1] += a11 * b1[1];
+    let a21 = left[at + r2];
+    c2[0] += a21 * b0[1];
+    c2[1] += a21 * b1[1];
+    let a31 = left[at + r3];
+    c3[0] += a31 * b0[1];
+    c3[1] += a31 * b1[1];
+    let a41 = left[at + r4];
+    c4[0] += a41 * b0[1];
+    c4[1] += a41 * b1[1];
+    let a51 = left[at + r5];
+    c5[0] += a51 * b0[1];
+    c5[1] += a51 * b1[1];
+    let a61 = left[at + r6];
+    c6[0] += a61 * b0[1];
+    c6[1] += a61 * b1[1];
+    let a71 = left[at + r7];
+    c7[0] += a71 * b0[1];
+    c7[1] += a71 * b1[1];
+    at = min(k + 2u, end - 1u) * p.left_stride;
+    let a02 = left[at + r0];
+    c0[0] += a02 * b0[2];
+    c0[1] += a02 * b1[2];
+    let a12 = left[at + r1];
+    c1[0] += a12 * b0[2];
+    c1[1] += a12 * b1[2];
+    let a22 = left[at + r2];
+    c2[0] += a22 * b0[2];
+    c2[1] += a22 * b1[2];
+    let a32 = left[at + r3];
+    c3[0] += a32 * b0[2];
+    c3[1] += a32 * b1[2];
+    let a42 = left[at + r4];
+    c4[0] += a42 * b0[2];
+    c4[1] += a42 * b1[2];
+    let a52 = left[at + r5];
+    c5[0] += a52 * b0[2];
+    c5[1] += a52 * b1[2];
+    let a62 = left[at + r6];
+    c6[0] += a62 * b0[2];
+    c6[1] += a62 * b1[2];
+    let a72 = left[at + r7];
+    c7[0] += a72 * b0[2];
+    c7[1] += a72 * b1[2];
+    at = min(k + 3u, end - 1u) * p.left_stride;
+    let a03 = left[at + r0];
+    c0[0] += a03 * b0[3];
+    c0[1] += a03 * b1[3];
+    let a13 = left[at + r1];
+    c1[0] += a13 * b0[3];
+    c1[1] += a13 * b1[3];
+    let a23 = left[at + r2];
+    c2[0] += a23 * b0[3];
+    c2[1] += a23 * b1[3];
+    let a33 = left[at + r3];
+    c3[0] += a33 * b0[3];
+    c3[1] += a33 * b1[3];
+    let a43 = left[at + r4];
+    c4[0] += a43 * b0[3];
+    c4[1] += a43 * b1[3];
+    let a53 = left[at + r5];
+    c5[0] += a53 * b0[3];
+    c5[1] += a53 * b1[3];
+    let a63 = left[at + r6];
+    c6[0] += a63 * b0[3];
+    c6[1] += a63 * b1[3];
+    let a73 = left[at + r7];
+    c7[0] += a73 * b0[3];
+    c7[1] += a73 * b1[3];
+  }
+  store(row, column, group.z, c0[0]);
+  store(row, column + 4u, group.z, c0[1]);
+  store(row + 1u * STEP, column, group.z, c1[0]);
+  store(row + 1u * STEP, column + 4u, group.z, c1[1]);
+  store(row + 2u * STEP, column, group.z, c2[0]);
+  store(row + 2u * STEP, column + 4u, group.z, c2[1]);
+  store(row + 3u * STEP, column, group.z, c3[0]);
+  store(row + 3u * STEP, column + 4u, group.z, c3[1]);
+  store(row + 4u * STEP, column, group.z, c4[0]);
+  store(row + 4u * STEP, column + 4u, group.z, c4[1]);
+  store(row + 5u * STEP, column, group.z, c5[0]);
+  store(row + 5u * STEP, column + 4u, group.z, c5[1]);
+  store(row + 6u * STEP, column, group.z, c6[0]);
+  store(row + 6u * STEP, column + 4u, group.z, c6[1]);
+  store(row + 7u * STEP, column, group.z, c7[0]);
+  store(row + 7u * STEP, column + 4u, group.z, c7[1]);
+}
