@@ -48,7 +48,7 @@ impl Variant {
     pub fn tile(self) -> (usize, usize) {
         match self {
             Self::Direct => (64, 32),
-            Self::Rows => (128, 8),
+            Self::Rows => (64, 16),
             Self::Tiled(side) => (4 * side as usize, 4 * side as usize),
         }
     }

@@ -221,7 +221,7 @@ impl Gpu {
         let groups = [n.div_ceil(wide), m.div_ceil(tall)];
         let threads = match variant {
             Variant::Direct => m.div_ceil(8) * n.div_ceil(4),
-            Variant::Rows => groups[0] * groups[1] * 16,
+            Variant::Rows => groups[0] * groups[1] * 8,
             Variant::Tiled(side) => groups[0] * groups[1] * (side * side) as usize,
         };
         let parts = match n == out.tensor.cols && self.0.splits() {

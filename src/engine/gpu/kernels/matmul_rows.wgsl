@@ -1,168 +1,196 @@
-// The matrix product of parts/matmul.wgsl for software adapters, which run four threads as the lanes of a SIMD register and
-// load fast where neighbouring threads read neighbouring values or all the same one. Rows of the result lie across the
-// threads: each makes 8 rows, 16 apart, of 8 columns, from a left side that is read transposed (LEFT_TRANSPOSED always).
-const STEP: u32 = 16u;
+// The matrix product of parts/matmul.wgsl for software adapters, which run four or eight threads as the lanes of a SIMD
+// register and load fast where neighbouring threads read neighbouring values, or all the same one. Rows of the result lie
+// across the threads: each makes 8 rows, STEP apart, of 16 columns, from a left side that is read transposed
+// (LEFT_TRANSPOSED always). Two values of k a turn: longer turns outgrow what the processor keeps decoded;
+// fma, since the lanes of a product of its own would be put aside before they are added.
+const STEP: u32 = 8u;
 
-@compute @workgroup_size(16)
+// Columns column..column+3 of the result by k and k+1.
+fn right_rows(k: u32, column: u32) -> mat4x2<f32> {
+  return transpose(mat2x4<f32>(right4(k, column), right4(min(k + 1u, p.k - 1u), column)));
+}
+
+// Where the right side's row of a column begins. Past the last column another is read and its result dropped.
+fn row_of(column: u32) -> vec2<u32> {
+  return right_row(min(column, p.n - 1u));
+}
+
+fn store_four(row: u32, column: u32, part: u32, columns: mat4x4<f32>) {
+  let rows = transpose(columns);
+  store(row, column, part, rows[0]);
+  store(row + STEP, column, part, rows[1]);
+  store(row + 2u * STEP, column, part, rows[2]);
+  store(row + 3u * STEP, column, part, rows[3]);
+}
+
+@compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   let row = group.y * 8u * STEP + index;
-  let column = group.x * 8u;
+  let column = group.x * 16u;
   let end = min((group.z + 1u) * p.split, p.k);
-  // Past the last row or column another is read, and its result dropped.
-  let r0 = p.left_start + min(row, p.m - 1u);
-  let r1 = p.left_start + min(row + 1u * STEP, p.m - 1u);
-  let r2 = p.left_start + min(row + 2u * STEP, p.m - 1u);
-  let r3 = p.left_start + min(row + 3u * STEP, p.m - 1u);
-  let r4 = p.left_start + min(row + 4u * STEP, p.m - 1u);
-  let r5 = p.left_start + min(row + 5u * STEP, p.m - 1u);
-  let r6 = p.left_start + min(row + 6u * STEP, p.m - 1u);
-  let r7 = p.left_start + min(row + 7u * STEP, p.m - 1u);
-  let last = p.n - 1u;
-  let w0 = right_row(min(column, last));
-  let w1 = right_row(min(column + 1u, last));
-  let w2 = right_row(min(column + 2u, last));
-  let w3 = right_row(min(column + 3u, last));
-  let w4 = right_row(min(column + 4u, last));
-  let w5 = right_row(min(column + 5u, last));
-  let w6 = right_row(min(column + 6u, last));
-  let w7 = right_row(min(column + 7u, last));
-  var c0: mat2x4<f32>;
-  var c1: mat2x4<f32>;
-  var c2: mat2x4<f32>;
-  var c3: mat2x4<f32>;
-  var c4: mat2x4<f32>;
-  var c5: mat2x4<f32>;
-  var c6: mat2x4<f32>;
-  var c7: mat2x4<f32>;
-  for (var k = group.z * p.split; k < end; k += 4u) {
-    var b0: mat4x4<f32>;
-    var b1: mat4x4<f32>;
+  let highest = p.left_start + p.m - 1u;
+  let r0 = min(p.left_start + row, highest);
+  let r1 = min(p.left_start + row + 1u * STEP, highest);
+  let r2 = min(p.left_start + row + 2u * STEP, highest);
+  let r3 = min(p.left_start + row + 3u * STEP, highest);
+  let r4 = min(p.left_start + row + 4u * STEP, highest);
+  let r5 = min(p.left_start + row + 5u * STEP, highest);
+  let r6 = min(p.left_start + row + 6u * STEP, highest);
+  let r7 = min(p.left_start + row + 7u * STEP, highest);
+  let w0 = row_of(column);
+  let w1 = row_of(column + 1u);
+  let w2 = row_of(column + 2u);
+  let w3 = row_of(column + 3u);
+  let w4 = row_of(column + 4u);
+  let w5 = row_of(column + 5u);
+  let w6 = row_of(column + 6u);
+  let w7 = row_of(column + 7u);
+  let w8 = row_of(column + 8u);
+  let w9 = row_of(column + 9u);
+  let w10 = row_of(column + 10u);
+  let w11 = row_of(column + 11u);
+  let w12 = row_of(column + 12u);
+  let w13 = row_of(column + 13u);
+  let w14 = row_of(column + 14u);
+  let w15 = row_of(column + 15u);
+  // The upper and the lower four rows of each column.
+  var u0 = vec4<f32>();
+  var l0 = vec4<f32>();
+  var u1 = vec4<f32>();
+  var l1 = vec4<f32>();
+  var u2 = vec4<f32>();
+  var l2 = vec4<f32>();
+  var u3 = vec4<f32>();
+  var l3 = vec4<f32>();
+  var u4 = vec4<f32>();
+  var l4 = vec4<f32>();
+  var u5 = vec4<f32>();
+  var l5 = vec4<f32>();
+  var u6 = vec4<f32>();
+  var l6 = vec4<f32>();
+  var u7 = vec4<f32>();
+  var l7 = vec4<f32>();
+  var u8 = vec4<f32>();
+  var l8 = vec4<f32>();
+  var u9 = vec4<f32>();
+  var l9 = vec4<f32>();
+  var u10 = vec4<f32>();
+  var l10 = vec4<f32>();
+  var u11 = vec4<f32>();
+  var l11 = vec4<f32>();
+  var u12 = vec4<f32>();
+  var l12 = vec4<f32>();
+  var u13 = vec4<f32>();
+  var l13 = vec4<f32>();
+  var u14 = vec4<f32>();
+  var l14 = vec4<f32>();
+  var u15 = vec4<f32>();
+  var l15 = vec4<f32>();
+  for (var k = group.z * p.split; k < end; k += 2u) {
+    let at = k * p.left_stride;
+    let a0 = vec4<f32>(left[at + r0], left[at + r1], left[at + r2], left[at + r3]);
+    let a1 = vec4<f32>(left[at + r4], left[at + r5], left[at + r6], left[at + r7]);
+    // Past the end the left side counts as 0.
+    let odd = k + 1u == end;
+    let next = select(at + p.left_stride, at, odd);
+    let here = select(1.0, 0.0, odd);
+    let a2 = here * vec4<f32>(left[next + r0], left[next + r1], left[next + r2], left[next + r3]);
+    let a3 = here * vec4<f32>(left[next + r4], left[next + r5], left[next + r6], left[next + r7]);
+    var b0: mat4x2<f32>;
     if RIGHT_TRANSPOSED {
-      b0 = transpose(mat4x4<f32>(right_at(w0, k), right_at(w1, k), right_at(w2, k), right_at(w3, k)));
-      b1 = transpose(mat4x4<f32>(right_at(w4, k), right_at(w5, k), right_at(w6, k), right_at(w7, k)));
+      b0 = mat4x2<f32>(right_two(w0, k), right_two(w1, k), right_two(w2, k), right_two(w3, k));
     } else {
-      b0 = right_block(k, column);
-      b1 = right_block(k, column + 4u);
+      b0 = right_rows(k, column + 0u);
     }
-    if k + 4u > end {
-      b0 = transpose(first_rows(transpose(b0), end - k));
-      b1 = transpose(first_rows(transpose(b1), end - k));
+    u0 = fma(a0, vec4<f32>(b0[0].x), u0);
+    l0 = fma(a1, vec4<f32>(b0[0].x), l0);
+    u0 = fma(a2, vec4<f32>(b0[0].y), u0);
+    l0 = fma(a3, vec4<f32>(b0[0].y), l0);
+    u1 = fma(a0, vec4<f32>(b0[1].x), u1);
+    l1 = fma(a1, vec4<f32>(b0[1].x), l1);
+    u1 = fma(a2, vec4<f32>(b0[1].y), u1);
+    l1 = fma(a3, vec4<f32>(b0[1].y), l1);
+    u2 = fma(a0, vec4<f32>(b0[2].x), u2);
+    l2 = fma(a1, vec4<f32>(b0[2].x), l2);
+    u2 = fma(a2, vec4<f32>(b0[2].y), u2);
+    l2 = fma(a3, vec4<f32>(b0[2].y), l2);
+    u3 = fma(a0, vec4<f32>(b0[3].x), u3);
+    l3 = fma(a1, vec4<f32>(b0[3].x), l3);
+    u3 = fma(a2, vec4<f32>(b0[3].y), u3);
+    l3 = fma(a3, vec4<f32>(b0[3].y), l3);
+    var b1: mat4x2<f32>;
+    if RIGHT_TRANSPOSED {
+      b1 = mat4x2<f32>(right_two(w4, k), right_two(w5, k), right_two(w6, k), right_two(w7, k));
+    } else {
+      b1 = right_rows(k, column + 4u);
     }
-    var at = k * p.left_stride;
-    let a00 = left[at + r0];
-    c0[0] += a00 * b0[0];
-    c0[1] += a00 * b1[0];
-    let a10 = left[at + r1];
-    c1[0] += a10 * b0[0];
-    c1[1] += a10 * b1[0];
-    let a20 = left[at + r2];
-    c2[0] += a20 * b0[0];
-    c2[1] += a20 * b1[0];
-    let a30 = left[at + r3];
-    c3[0] += a30 * b0[0];
-    c3[1] += a30 * b1[0];
-    let a40 = left[at + r4];
-    c4[0] += a40 * b0[0];
-    c4[1] += a40 * b1[0];
-    let a50 = left[at + r5];
-    c5[0] += a50 * b0[0];
-    c5[1] += a50 * b1[0];
-    let a60 = left[at + r6];
-    c6[0] += a60 * b0[0];
-    c6[1] += a60 * b1[0];
-    let a70 = left[at + r7];
-    c7[0] += a70 * b0[0];
-    c7[1] += a70 * b1[0];
-    at = min(k + 1u, end - 1u) * p.left_stride;
-    let a01 = left[at + r0];
-    c0[0] += a01 * b0[1];
-    c0[1] += a01 * b1[1];
-    let a11 = left[at + r1];
-    c1[0] += a11 * b0[1];
-    c1[1] += a11 * b1[1];
-    let a21 = left[at + r2];
-    c2[0] += a21 * b0[1];
-    c2[1] += a21 * b1[1];
-    let a31 = left[at + r3];
-    c3[0] += a31 * b0[1];
-    c3[1] += a31 * b1[1];
-    let a41 = left[at + r4];
-    c4[0] += a41 * b0[1];
-    c4[1] += a41 * b1[1];
-    let a51 = left[at + r5];
-    c5[0] += a51 * b0[1];
-    c5[1] += a51 * b1[1];
-    let a61 = left[at + r6];
-    c6[0] += a61 * b0[1];
-    c6[1] += a61 * b1[1];
-    let a71 = left[at + r7];
-    c7[0] += a71 * b0[1];
-    c7[1] += a71 * b1[1];
-    at = min(k + 2u, end - 1u) * p.left_stride;
-    let a02 = left[at + r0];
-    c0[0] += a02 * b0[2];
-    c0[1] += a02 * b1[2];
-    let a12 = left[at + r1];
-    c1[0] += a12 * b0[2];
-    c1[1] += a12 * b1[2];
-    let a22 = left[at + r2];
-    c2[0] += a22 * b0[2];
-    c2[1] += a22 * b1[2];
-    let a32 = left[at + r3];
-    c3[0] += a32 * b0[2];
-    c3[1] += a32 * b1[2];
-    let a42 = left[at + r4];
-    c4[0] += a42 * b0[2];
-    c4[1] += a42 * b1[2];
-    let a52 = left[at + r5];
-    c5[0] += a52 * b0[2];
-    c5[1] += a52 * b1[2];
-    let a62 = left[at + r6];
-    c6[0] += a62 * b0[2];
-    c6[1] += a62 * b1[2];
-    let a72 = left[at + r7];
-    c7[0] += a72 * b0[2];
-    c7[1] += a72 * b1[2];
-    at = min(k + 3u, end - 1u) * p.left_stride;
-    let a03 = left[at + r0];
-    c0[0] += a03 * b0[3];
-    c0[1] += a03 * b1[3];
-    let a13 = left[at + r1];
-    c1[0] += a13 * b0[3];
-    c1[1] += a13 * b1[3];
-    let a23 = left[at + r2];
-    c2[0] += a23 * b0[3];
-    c2[1] += a23 * b1[3];
-    let a33 = left[at + r3];
-    c3[0] += a33 * b0[3];
-    c3[1] += a33 * b1[3];
-    let a43 = left[at + r4];
-    c4[0] += a43 * b0[3];
-    c4[1] += a43 * b1[3];
-    let a53 = left[at + r5];
-    c5[0] += a53 * b0[3];
-    c5[1] += a53 * b1[3];
-    let a63 = left[at + r6];
-    c6[0] += a63 * b0[3];
-    c6[1] += a63 * b1[3];
-    let a73 = left[at + r7];
-    c7[0] += a73 * b0[3];
-    c7[1] += a73 * b1[3];
+    u4 = fma(a0, vec4<f32>(b1[0].x), u4);
+    l4 = fma(a1, vec4<f32>(b1[0].x), l4);
+    u4 = fma(a2, vec4<f32>(b1[0].y), u4);
+    l4 = fma(a3, vec4<f32>(b1[0].y), l4);
+    u5 = fma(a0, vec4<f32>(b1[1].x), u5);
+    l5 = fma(a1, vec4<f32>(b1[1].x), l5);
+    u5 = fma(a2, vec4<f32>(b1[1].y), u5);
+    l5 = fma(a3, vec4<f32>(b1[1].y), l5);
+    u6 = fma(a0, vec4<f32>(b1[2].x), u6);
+    l6 = fma(a1, vec4<f32>(b1[2].x), l6);
+    u6 = fma(a2, vec4<f32>(b1[2].y), u6);
+    l6 = fma(a3, vec4<f32>(b1[2].y), l6);
+    u7 = fma(a0, vec4<f32>(b1[3].x), u7);
+    l7 = fma(a1, vec4<f32>(b1[3].x), l7);
+    u7 = fma(a2, vec4<f32>(b1[3].y), u7);
+    l7 = fma(a3, vec4<f32>(b1[3].y), l7);
+    var b2: mat4x2<f32>;
+    if RIGHT_TRANSPOSED {
+      b2 = mat4x2<f32>(right_two(w8, k), right_two(w9, k), right_two(w10, k), right_two(w11, k));
+    } else {
+      b2 = right_rows(k, column + 8u);
+    }
+    u8 = fma(a0, vec4<f32>(b2[0].x), u8);
+    l8 = fma(a1, vec4<f32>(b2[0].x), l8);
+    u8 = fma(a2, vec4<f32>(b2[0].y), u8);
+    l8 = fma(a3, vec4<f32>(b2[0].y), l8);
+    u9 = fma(a0, vec4<f32>(b2[1].x), u9);
+    l9 = fma(a1, vec4<f32>(b2[1].x), l9);
+    u9 = fma(a2, vec4<f32>(b2[1].y), u9);
+    l9 = fma(a3, vec4<f32>(b2[1].y), l9);
+    u10 = fma(a0, vec4<f32>(b2[2].x), u10);
+    l10 = fma(a1, vec4<f32>(b2[2].x), l10);
+    u10 = fma(a2, vec4<f32>(b2[2].y), u10);
+    l10 = fma(a3, vec4<f32>(b2[2].y), l10);
+    u11 = fma(a0, vec4<f32>(b2[3].x), u11);
+    l11 = fma(a1, vec4<f32>(b2[3].x), l11);
+    u11 = fma(a2, vec4<f32>(b2[3].y), u11);
+    l11 = fma(a3, vec4<f32>(b2[3].y), l11);
+    var b3: mat4x2<f32>;
+    if RIGHT_TRANSPOSED {
+      b3 = mat4x2<f32>(right_two(w12, k), right_two(w13, k), right_two(w14, k), right_two(w15, k));
+    } else {
+      b3 = right_rows(k, column + 12u);
+    }
+    u12 = fma(a0, vec4<f32>(b3[0].x), u12);
+    l12 = fma(a1, vec4<f32>(b3[0].x), l12);
+    u12 = fma(a2, vec4<f32>(b3[0].y), u12);
+    l12 = fma(a3, vec4<f32>(b3[0].y), l12);
+    u13 = fma(a0, vec4<f32>(b3[1].x), u13);
+    l13 = fma(a1, vec4<f32>(b3[1].x), l13);
+    u13 = fma(a2, vec4<f32>(b3[1].y), u13);
+    l13 = fma(a3, vec4<f32>(b3[1].y), l13);
+    u14 = fma(a0, vec4<f32>(b3[2].x), u14);
+    l14 = fma(a1, vec4<f32>(b3[2].x), l14);
+    u14 = fma(a2, vec4<f32>(b3[2].y), u14);
+    l14 = fma(a3, vec4<f32>(b3[2].y), l14);
+    u15 = fma(a0, vec4<f32>(b3[3].x), u15);
+    l15 = fma(a1, vec4<f32>(b3[3].x), l15);
+    u15 = fma(a2, vec4<f32>(b3[3].y), u15);
+    l15 = fma(a3, vec4<f32>(b3[3].y), l15);
   }
-  store(row, column, group.z, c0[0]);
-  store(row, column + 4u, group.z, c0[1]);
-  store(row + 1u * STEP, column, group.z, c1[0]);
-  store(row + 1u * STEP, column + 4u, group.z, c1[1]);
-  store(row + 2u * STEP, column, group.z, c2[0]);
-  store(row + 2u * STEP, column + 4u, group.z, c2[1]);
-  store(row + 3u * STEP, column, group.z, c3[0]);
-  store(row + 3u * STEP, column + 4u, group.z, c3[1]);
-  store(row + 4u * STEP, column, group.z, c4[0]);
-  store(row + 4u * STEP, column + 4u, group.z, c4[1]);
-  store(row + 5u * STEP, column, group.z, c5[0]);
-  store(row + 5u * STEP, column + 4u, group.z, c5[1]);
-  store(row + 6u * STEP, column, group.z, c6[0]);
-  store(row + 6u * STEP, column + 4u, group.z, c6[1]);
-  store(row + 7u * STEP, column, group.z, c7[0]);
-  store(row + 7u * STEP, column + 4u, group.z, c7[1]);
+  store_four(row, column, group.z, mat4x4<f32>(u0, u1, u2, u3));
+  store_four(row + 4u * STEP, column, group.z, mat4x4<f32>(l0, l1, l2, l3));
+  store_four(row, column + 4u, group.z, mat4x4<f32>(u4, u5, u6, u7));
+  store_four(row + 4u * STEP, column + 4u, group.z, mat4x4<f32>(l4, l5, l6, l7));
+  store_four(row, column + 8u, group.z, mat4x4<f32>(u8, u9, u10, u11));
+  store_four(row + 4u * STEP, column + 8u, group.z, mat4x4<f32>(l8, l9, l10, l11));
+  store_four(row, column + 12u, group.z, mat4x4<f32>(u12, u13, u14, u15));
+  store_four(row + 4u * STEP, column + 12u, group.z, mat4x4<f32>(l12, l13, l14, l15));
 }

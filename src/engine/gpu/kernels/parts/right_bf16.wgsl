@@ -11,3 +11,9 @@ fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
   let words = right[base.x + column / 4u];
   return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
 }
+
+// Columns column, column+1 (column even) of that row.
+fn right_two(base: vec2<u32>, column: u32) -> vec2<f32> {
+  let word = right[base.x + column / 4u][(column / 2u) & 1u];
+  return bitcast<vec2<f32>>(vec2<u32>(word << 16u, word & 0xffff0000u));
+}

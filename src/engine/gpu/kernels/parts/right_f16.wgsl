@@ -11,3 +11,8 @@ fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
   let words = right[base.x + column / 4u];
   return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
 }
+
+// Columns column, column+1 (column even) of that row.
+fn right_two(base: vec2<u32>, column: u32) -> vec2<f32> {
+  return unpack2x16float(right[base.x + column / 4u][(column / 2u) & 1u]);
+}

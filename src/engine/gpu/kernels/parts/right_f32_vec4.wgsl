@@ -10,3 +10,9 @@ fn right_row(row: u32) -> vec2<u32> {
 fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
   return right[base.x + column / 4u];
 }
+
+// Columns column, column+1 (column even) of that row.
+fn right_two(base: vec2<u32>, column: u32) -> vec2<f32> {
+  let at = base.x + column / 4u;
+  return vec2<f32>(right[at][column & 2u], right[at][(column & 2u) + 1u]);
+}

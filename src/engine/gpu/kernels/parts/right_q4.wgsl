@@ -14,3 +14,9 @@ fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
   let pair = unpack2x16float(scales[base.y + column / 32u]);
   return vec4<f32>(integers) * pair.x + pair.y;
 }
+
+// Columns column, column+1 (column even) of that row.
+fn right_two(base: vec2<u32>, column: u32) -> vec2<f32> {
+  let four = right_at(base, column & 0xfffffffcu);
+  return select(four.xy, four.zw, (column & 2u) != 0u);
+}

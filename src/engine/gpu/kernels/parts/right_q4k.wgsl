@@ -17,3 +17,9 @@ fn right_at(base: vec2<u32>, column: u32) -> vec4<f32> {
   let factors = scales[at + 1u + (column & 255u) / 64u] >> ((column & 32u) / 2u);
   return vec4<f32>(integers) * (pair.x * f32(factors & 255u)) - pair.y * f32((factors >> 8u) & 255u);
 }
+
+// Columns column, column+1 (column even) of that row.
+fn right_two(base: vec2<u32>, column: u32) -> vec2<f32> {
+  let four = right_at(base, column & 0xfffffffcu);
+  return select(four.xy, four.zw, (column & 2u) != 0u);
+}
