@@ -5,9 +5,10 @@ mod common;
 
 use ctsft_lab::data::read_table;
 use ctsft_lab::engine::cpu::Cpu;
+use ctsft_lab::engine::gpu::Gpu;
 use ctsft_lab::engine::{Backend, Engine, EngineError};
 use ctsft_lab::experiment::{
-    self, ModelSummary, Prepared, Progress, Recipe, Record, RunError, RunObserver, Tables, Warning,
+    self, ModelSummary, Prepared, Progress, Recipe, Record, RunError, RunObserver, Stage, Tables, Warning,
 };
 use ctsft_lab::model::{Checkpoint, Tokenizer};
 use ctsft_lab::tuning::ArmKind;
@@ -92,11 +93,15 @@ fn checkpoint() -> Checkpoint {
     common::open_paths(&[folder.join("config.json"), folder.join("model.safetensors")]).expect("the model opens")
 }
 
-fn run_on<B: Backend>(backend: B, recipe: &Recipe, watcher: &Watcher) -> Result<Record, RunError> {
+fn run_on<B: Backend>(
+    mut backend: impl FnMut() -> B,
+    recipe: &Recipe,
+    watcher: &impl RunObserver,
+) -> Result<Record, RunError> {
     let mut checkpoint = checkpoint();
     let summary = ModelSummary::of("qwen2_tiny", &checkpoint);
-    let engine = Engine::load(backend, &mut checkpoint, |_, _| {}).expect("the model loads");
-    block_on(experiment::run(&engine, summary, &prepared(recipe), recipe, watcher))
+    let open = async || Engine::load(backend(), &mut checkpoint, |_, _| {});
+    block_on(experiment::run(open, summary, &prepared(recipe), recipe, watcher))
 }
 
 /// What must be the same when a recipe is run again.
@@ -109,10 +114,11 @@ fn without_times(mut record: Record) -> Record {
 
 #[test]
 fn the_same_recipe_gives_the_same_record() {
-    let first = without_times(run_on(Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
-    let again = without_times(run_on(Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
+    let first = without_times(run_on(|| Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
+    let again = without_times(run_on(|| Cpu, &recipe(), &Watcher::new(usize::MAX)).expect("runs"));
     assert_eq!(first, again);
-    let other = without_times(run_on(Cpu, &Recipe { seed: 2, ..recipe() }, &Watcher::new(usize::MAX)).expect("runs"));
+    let other =
+        without_times(run_on(|| Cpu, &Recipe { seed: 2, ..recipe() }, &Watcher::new(usize::MAX)).expect("runs"));
     assert_ne!(first.competent, other.competent);
 
     let json = serde_json::to_string(&first).expect("serialises");
@@ -123,12 +129,14 @@ fn the_same_recipe_gives_the_same_record() {
 #[test]
 fn every_arm_starts_from_the_competent_checkpoint() {
     let twice = Recipe { arms: vec![ArmKind::Circuit, ArmKind::NearZero, ArmKind::Full, ArmKind::Circuit], ..recipe() };
-    let record = run_on(Cpu, &twice, &Watcher::new(usize::MAX)).expect("runs");
+    let record = run_on(|| Cpu, &twice, &Watcher::new(usize::MAX)).expect("runs");
     let [first, near_zero, full, last] = record.arms.as_slice() else { panic!("{} arms", record.arms.len()) };
     assert_eq!((&first.losses, &first.result, &first.forgetting), (&last.losses, &last.result, &last.forgetting));
     assert_eq!(first.heads.len(), near_zero.heads.len());
     assert!(first.heads.iter().all(|h| !near_zero.heads.contains(h)));
-    assert_eq!(first.losses[0], full.losses[0], "all arms see the same first batch with the same weights");
+    // The products of trained windows are summed apart: the same up to rounding.
+    let (one, other) = (first.losses[0], full.losses[0]);
+    assert!((one - other).abs() <= 1e-6 * other, "first batches differ: losses {one} and {other}");
     assert_eq!(full.trained_weights, record.model.parameters);
     assert!(first.trained_weights < full.trained_weights);
 }
@@ -136,7 +144,7 @@ fn every_arm_starts_from_the_competent_checkpoint() {
 #[test]
 fn without_a_circuit_of_every_head_there_are_no_heads() {
     let everything = Recipe { ratio: 1.0, depth: 0, random_circuits: 0, arms: Vec::new(), ..recipe() };
-    let record = run_on(Cpu, &everything, &Watcher::new(usize::MAX)).expect("runs");
+    let record = run_on(|| Cpu, &everything, &Watcher::new(usize::MAX)).expect("runs");
     let found = record.circuit.and_then(|c| c.faithfulness).expect("faithfulness");
     assert_eq!((found.rows[0].metrics, found.rows[0].without), (found.all_heads, found.no_heads));
     assert_ne!(found.all_heads.logit_difference, found.no_heads.logit_difference);
@@ -145,7 +153,7 @@ fn without_a_circuit_of_every_head_there_are_no_heads() {
 #[test]
 fn the_record_holds_together() {
     let watcher = Watcher::new(usize::MAX);
-    let record = run_on(Cpu, &Recipe { random_arms: 2, ..recipe() }, &watcher).expect("runs");
+    let record = run_on(|| Cpu, &Recipe { random_arms: 2, ..recipe() }, &watcher).expect("runs");
     assert!(record.finished);
     assert_eq!(record.arms.iter().filter(|a| a.kind == ArmKind::Random).count(), 2);
     let circuit = record.circuit.as_ref().expect("a circuit");
@@ -175,19 +183,76 @@ fn the_record_holds_together() {
 #[test]
 fn a_cancelled_run_stops_and_keeps_what_it_found() {
     let watcher = Watcher::new(6);
-    let error = run_on(Cpu, &recipe(), &watcher).expect_err("it was stopped");
+    let error = run_on(|| Cpu, &recipe(), &watcher).expect_err("it was stopped");
     assert!(matches!(error, RunError::Engine(EngineError::Cancelled)), "{error}");
     let records = watcher.records.borrow();
     let last = records.last().expect("something was found");
     assert!(last.zero_shot.is_some() && !last.finished);
 }
 
+fn gpu() -> Gpu {
+    common::gpu().expect("it was there a moment ago")
+}
+
+/// Takes the device away when a stage has made some progress, once.
+struct Thief<'a> {
+    stage: Stage,
+    steps: usize,
+    device: &'a RefCell<Option<wgpu::Device>>,
+    seen: Cell<usize>,
+}
+
+impl RunObserver for Thief<'_> {
+    async fn progress(&self, progress: Progress) -> bool {
+        if progress.stage == self.stage {
+            self.seen.set(self.seen.get() + 1);
+            if self.seen.get() == self.steps {
+                self.device.borrow().as_ref().expect("it was opened").destroy();
+            }
+        }
+        true
+    }
+
+    fn found(&self, _: &Record) {}
+}
+
+#[test]
+fn a_run_goes_on_when_its_device_is_lost() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let mut few = Recipe { arms: vec![ArmKind::Circuit], random_circuits: 1, ..recipe() };
+    few.masked.epochs = 4;
+    let device = RefCell::new(None);
+    let opened = Cell::new(0);
+    let open = || {
+        let gpu = gpu();
+        opened.set(opened.get() + 1);
+        device.replace(Some(gpu.handle()));
+        gpu
+    };
+    let expected = run_on(gpu, &few, &Watcher::new(usize::MAX)).expect("runs on the GPU");
+    // The arm takes 12 steps; what is kept of it at the eighth is taken up again.
+    for (stage, steps) in [(Stage::Competence, 3), (Stage::Relevance, 1), (Stage::ArmCircuit, 10)] {
+        opened.set(0);
+        let thief = Thief { stage, steps, device: &device, seen: Cell::new(0) };
+        let record = run_on(open, &few, &thief).unwrap_or_else(|e| panic!("lost in {stage:?}: {e}"));
+        assert_eq!(opened.get(), 2, "{stage:?}: opened again");
+        assert!(record.warnings.contains(&Warning::DeviceLost { stage }), "{stage:?}");
+        let found =
+            Record { warnings: expected.warnings.clone(), peak_device_bytes: expected.peak_device_bytes, ..record };
+        assert_eq!(without_times(found), without_times(expected.clone()), "{stage:?}");
+    }
+}
+
 #[test]
 fn the_gpu_finds_the_same_circuit() {
-    let Some(gpu) = common::gpu() else { return };
+    if common::gpu().is_none() {
+        return;
+    }
     let few = Recipe { arms: vec![ArmKind::Circuit], random_circuits: 1, ..recipe() };
     let on_gpu = run_on(gpu, &few, &Watcher::new(usize::MAX)).expect("runs on the GPU");
-    let on_cpu = run_on(Cpu, &few, &Watcher::new(usize::MAX)).expect("runs on the CPU");
+    let on_cpu = run_on(|| Cpu, &few, &Watcher::new(usize::MAX)).expect("runs on the CPU");
     let heads = |r: &Record| r.circuit.as_ref().map(|c| c.depths.iter().map(|d| d.heads.clone()).collect::<Vec<_>>());
     assert_eq!(heads(&on_gpu), heads(&on_cpu));
     for (a, b) in on_gpu.arms[0].losses.iter().zip(&on_cpu.arms[0].losses) {

@@ -492,13 +492,15 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     let outcome = pollster::block_on(async {
         match files.engine {
             EngineChoice::Cpu => {
-                let engine = Engine::load(Cpu, &mut checkpoint, |_, _| {})?;
-                experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
+                let open = async || Engine::load(Cpu, &mut checkpoint, |_, _| {});
+                experiment::run(open, summary, &prepared, &recipe, &terminal).await
             }
             EngineChoice::Gpu => {
-                let gpu = self_test::trust(Gpu::open().await?).await?;
-                let engine = Engine::load(gpu, &mut checkpoint, |_, _| {})?;
-                experiment::run(&engine, summary, &prepared, &recipe, &terminal).await
+                let open = async || {
+                    let gpu = self_test::trust(Gpu::open().await?).await?;
+                    Engine::load(gpu, &mut checkpoint, |_, _| {})
+                };
+                experiment::run(open, summary, &prepared, &recipe, &terminal).await
             }
         }
     });

@@ -21,7 +21,7 @@ pub use backward::{LossOver, Objective};
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};
 pub use layout::{Attention, PackedIds, PackedLayout};
-pub use optimiser::{AdamW, Training};
+pub use optimiser::{AdamW, Training, TrainingState};
 pub use relevance::{Head, HeadMeans, HeadSet, NO_SLOT, PoolBatch, Target, TargetDirection};
 pub use rules::{ActivationRule, BiasRule, Method, Rules, Score, Trace};
 pub use weights::{ParameterSlice, Place, Segments, Snapshot, Weight};
@@ -39,6 +39,8 @@ pub enum EngineError {
     NoGpu(String),
     #[error("the GPU refuses: {0}")]
     Gpu(String),
+    #[error("the GPU was lost and did not come back ({0}). Try again, with a smaller batch, or use the CPU engine")]
+    Lost(String),
     #[error(
         "the model needs a buffer of {needed} bytes for `{what}`, and this device allows {limit}: use the CPU engine or a smaller model"
     )]

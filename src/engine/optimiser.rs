@@ -50,7 +50,51 @@ pub struct Training<T> {
     steps: i32,
 }
 
+/// A training by value: what it takes to go on with it on another device.
+pub struct TrainingState {
+    /// Of each segment: masters, first and second moments.
+    segments: Vec<[Vec<f32>; 3]>,
+    steps: i32,
+}
+
+impl TrainingState {
+    /// Bytes that the state of a training of `segments` takes.
+    pub fn bytes(segments: &Segments) -> u64 {
+        segments.sizes.iter().map(|(size, _)| 12 * *size as u64).sum()
+    }
+}
+
 impl<B: Backend> Engine<B> {
+    /// Copies a training out, waiting for it.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn save(&self, training: &Training<B::Tensor>) -> Result<TrainingState> {
+        let mut segments = Vec::new();
+        for (master, (m, v)) in training.masters.iter().zip(&training.moments) {
+            let mut read = self.backend.read(&[master, m, v]).await?.into_iter();
+            segments.push([(); 3].map(|()| read.next().unwrap_or_default()));
+        }
+        Ok(TrainingState { segments, steps: training.steps })
+    }
+
+    /// Goes on with a training of the same slices where it was saved.
+    ///
+    /// # Errors
+    /// As [`Engine::train`].
+    pub fn resume(&self, slices: &[ParameterSlice], state: &TrainingState) -> Result<Training<B::Tensor>> {
+        let mut training = self.train(slices)?;
+        training.steps = state.steps;
+        for (i, saved) in state.segments.iter().enumerate() {
+            let (m, v) = &training.moments[i];
+            for (to, values) in [&training.masters[i], m, v].into_iter().zip(saved) {
+                let from = self.backend.upload(values, 1, values.len())?;
+                self.backend.copy_window(to, 0, 0, &from, 0..1, 0..values.len())?;
+            }
+        }
+        Ok(training)
+    }
+
     /// Begins to train `slices`: their masters lie over the weights from now on, until an earlier state is restored.
     ///
     /// # Errors

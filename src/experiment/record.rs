@@ -1,6 +1,6 @@
 //! Everything a run found. No text of the data is in it.
 
-use super::Recipe;
+use super::{Recipe, Stage};
 use crate::circuit::{AblationMetrics, SlotMap, Stability};
 use crate::data::{Crossing, DataReport};
 use crate::engine::Head;
@@ -175,6 +175,8 @@ pub enum Warning {
     Crossing { rows: usize, example: Crossing },
     /// Texts cut to the token limit.
     Cut { set: String, rows: usize },
+    /// The device was lost in this stage and opened again; the run went on from what was kept.
+    DeviceLost { stage: Stage },
 }
 
 /// Seconds of a stage.

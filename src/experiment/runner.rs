@@ -9,12 +9,12 @@ use crate::circuit::{self, Expansion, POOR, Pool, Positions, SlotMap};
 use crate::data::{self, Balance, ColumnMapping, DataError, Dataset, EncodedSet, Table, Template};
 use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection};
 use crate::measures::{Accuracy, Evaluation, evaluate, kl_divergence, linear_cka};
-use crate::model::Tokenizer;
+use crate::model::{ModelConfig, Tokenizer};
 use crate::progress::{Observer, REVERSE_COST, TRAIN_COST, Unwatched};
-use crate::tuning::{Arm, ArmKind, TrainSettings, full_slices, head_slices, train, trained_weights};
+use crate::tuning::{Arm, ArmKind, Course, Journal, TrainSettings, full_slices, head_slices, train, trained_weights};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use ts_rs::TS;
@@ -34,8 +34,15 @@ pub enum RunError {
     Engine(#[from] EngineError),
 }
 
+impl RunError {
+    /// Whether a device that is opened anew may do better.
+    fn is_loss(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Lost(_)))
+    }
+}
+
 /// What a run is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, TS)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[serde(rename_all = "snake_case")]
 #[ts(export)]
 pub enum Stage {
@@ -276,25 +283,79 @@ fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prep
         + recipe.arms.iter().map(arm).sum::<f64>()
 }
 
-/// Runs a recipe on a freshly loaded model. The engine is left on the competent checkpoint.
+/// Losses of the device after which a run gives up.
+const MOST_LOSSES: usize = 3;
+
+/// An engine that is opened anew when its device is lost.
+struct Lasting<B: Backend, F> {
+    open: F,
+    /// `None` only while another is opened: the old one's memory is free by then.
+    engine: Option<Engine<B>>,
+    /// Whether it still has the weights it was opened with.
+    fresh: bool,
+    losses: Vec<Stage>,
+}
+
+impl<B: Backend, F: AsyncFnMut() -> Result<Engine<B>, EngineError>> Lasting<B, F> {
+    /// Does a piece of work, again from its beginning where the device is lost in it. `prepare` brings a fresh engine
+    /// to where the work begins.
+    async fn survive<T, O: RunObserver>(
+        &mut self,
+        meter: &Meter<'_, O>,
+        prepare: impl AsyncFn(&Engine<B>) -> Result<(), RunError>,
+        work: impl AsyncFn(&Engine<B>) -> Result<T, RunError>,
+    ) -> Result<T, RunError> {
+        let done = meter.done.get();
+        loop {
+            let engine = match self.engine.take() {
+                Some(engine) => engine,
+                None => {
+                    self.fresh = true;
+                    (self.open)().await?
+                }
+            };
+            let prepared = if self.fresh { prepare(&engine).await } else { Ok(()) };
+            let outcome = match prepared {
+                Ok(()) => {
+                    self.fresh = false;
+                    work(&engine).await
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(error) if error.is_loss() && self.losses.len() < MOST_LOSSES => {
+                    self.losses.push(meter.stage.get());
+                    meter.done.set(done);
+                }
+                outcome => {
+                    self.engine = Some(engine);
+                    return outcome;
+                }
+            }
+        }
+    }
+}
+
+/// Runs a recipe on the model that `open` loads. When its device is lost, `open` is called again and the run goes on.
 ///
 /// # Errors
 /// Whatever is wrong with recipe or data, a device failure, or cancellation; what was found until then went to the
 /// observer.
 pub async fn run<B: Backend>(
-    engine: &Engine<B>,
+    mut open: impl AsyncFnMut() -> Result<Engine<B>, EngineError>,
     model: ModelSummary,
     prepared: &Prepared,
     recipe: &Recipe,
     watcher: &impl RunObserver,
 ) -> Result<Record, RunError> {
     let sets = &prepared.sets;
+    let engine = open().await?;
     let now = Instant::now();
     let meter = Meter {
         watcher,
         stage: Cell::new(Stage::ZeroShot),
         done: Cell::new(0.0),
-        total: planned_work(engine, recipe, prepared),
+        total: planned_work(&engine, recipe, prepared),
         started: now,
         stage_started: Cell::new(now),
         times: RefCell::default(),
@@ -324,68 +385,83 @@ pub async fn run<B: Backend>(
         times: Vec::new(),
         finished: false,
     };
+    let config = engine.config.clone();
+    let mut lasting = Lasting { open, engine: Some(engine), fresh: false, losses: Vec::new() };
     let verbalizer = &prepared.verbalizer;
-    let both = async || -> Result<(Evaluation, Evaluation), EngineError> {
+    let both = async |engine: &Engine<B>| -> Result<(Evaluation, Evaluation), RunError> {
         let source = evaluate(engine, &sets.source_test.prompts, verbalizer, CKA_ROWS, &meter).await?;
         let target = evaluate(engine, &sets.target_test.prompts, verbalizer, 0, &meter).await?;
         Ok((source, target))
     };
 
-    let (source, target) = both().await?;
+    let (source, target) = lasting.survive(&meter, async |_| Ok(()), both).await?;
     record.zero_shot = Some(Both { source: source.accuracy, target: target.accuracy });
     watcher.found(&record);
 
     meter.enter(Stage::Competence);
-    if recipe.competence.epochs > 0 {
-        record.competence_losses = train(
-            engine,
-            &sets.source_train.prompts,
+    let journal = Journal::default();
+    let competence = async |engine: &Engine<B>| -> Result<Vec<f64>, RunError> {
+        if recipe.competence.epochs == 0 {
+            return Ok(Vec::new());
+        }
+        let course = Course {
+            prompts: &sets.source_train.prompts,
             verbalizer,
-            full_slices(&engine.config),
-            &recipe.competence,
-            recipe.seed,
-            &meter,
-        )
-        .await?;
-    }
+            slices: full_slices(&engine.config),
+            settings: &recipe.competence,
+            seed: recipe.seed,
+        };
+        Ok(train(engine, &course, &journal, &meter).await?)
+    };
+    let competent = async |engine: &Engine<B>| competence(engine).await.map(|_| ());
+    record.competence_losses = lasting.survive(&meter, async |_| Ok(()), competence).await?;
     meter.enter(Stage::CompetentEvaluation);
-    let (competent, target) = both().await?;
-    record.warnings.extend(competence_warning(&competent.accuracy, recipe.labels.len()));
-    record.advice = Some(advice(&competent.accuracy, &target.accuracy, recipe.labels.len()));
-    record.competent = Some(Both { source: competent.accuracy.clone(), target: target.accuracy });
+    let (before, target) = lasting.survive(&meter, competent, both).await?;
+    record.warnings.extend(competence_warning(&before.accuracy, recipe.labels.len()));
+    record.advice = Some(advice(&before.accuracy, &target.accuracy, recipe.labels.len()));
+    record.competent = Some(Both { source: before.accuracy.clone(), target: target.accuracy });
     watcher.found(&record);
 
-    let (circuit_heads, relevance) = discover(engine, prepared, recipe, &meter, &mut record).await?;
+    let known = record;
+    let (circuit_heads, relevance, mut record) = lasting
+        .survive(&meter, competent, async |engine| {
+            let mut record = known.clone();
+            let (heads, relevance) = discover(engine, prepared, recipe, &meter, &mut record).await?;
+            Ok((heads, relevance, record))
+        })
+        .await?;
     watcher.found(&record);
 
-    for arm in arms(engine, recipe, &circuit_heads, &relevance) {
+    for arm in arms(&config, recipe, &circuit_heads, &relevance) {
         meter.enter(Stage::of(arm.kind));
         let started = Instant::now();
         let (slices, settings) = match arm.kind {
-            ArmKind::Full => (full_slices(&engine.config), &recipe.full),
-            _ => (head_slices(&engine.config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked),
+            ArmKind::Full => (full_slices(&config), &recipe.full),
+            _ => (head_slices(&config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked),
         };
-        let checkpoint = engine.snapshot();
-        let outcome = async {
-            let losses =
-                train(engine, &sets.target_train.prompts, verbalizer, slices.clone(), settings, arm.seed, &meter)
-                    .await?;
-            Ok::<_, EngineError>((losses, both().await?))
-        }
-        .await;
-        // Also after a cancelled arm: the engine stays on the competent checkpoint.
-        engine.restore(&checkpoint);
-        let (losses, (source, target)) = outcome?;
-        let groups: BTreeSet<(usize, usize)> =
-            arm.heads.iter().map(|h| (h.layer, h.head / engine.config.group())).collect();
+        let weights = trained_weights(&slices);
+        let course = Course { prompts: &sets.target_train.prompts, verbalizer, slices, settings, seed: arm.seed };
+        let journal = Journal::default();
+        let tuned = async |engine: &Engine<B>| {
+            let checkpoint = engine.snapshot();
+            let outcome = async {
+                let losses = train(engine, &course, &journal, &meter).await?;
+                Ok::<_, RunError>((losses, both(engine).await?))
+            }
+            .await;
+            engine.restore(&checkpoint);
+            outcome
+        };
+        let (losses, (source, target)) = lasting.survive(&meter, competent, tuned).await?;
+        let groups: BTreeSet<(usize, usize)> = arm.heads.iter().map(|h| (h.layer, h.head / config.group())).collect();
         record.arms.push(ArmRecord {
             kind: arm.kind,
             seed: arm.seed,
             heads: arm.heads.iter().copied().collect(),
             kv_groups: groups.len(),
-            trained_weights: trained_weights(&slices),
+            trained_weights: weights,
             losses,
-            forgetting: forgetting(&competent, &source),
+            forgetting: forgetting(&before, &source),
             result: Both { source: source.accuracy, target: target.accuracy },
             seconds: started.elapsed().as_secs_f64(),
         });
@@ -393,7 +469,9 @@ pub async fn run<B: Backend>(
     }
     meter.leave();
     record.times = meter.times.take();
-    record.peak_device_bytes = engine.backend.peak_bytes();
+    let lost = lasting.losses.iter().map(|stage| Warning::DeviceLost { stage: *stage });
+    record.warnings.extend(lost);
+    record.peak_device_bytes = lasting.engine.as_ref().and_then(|engine| engine.backend.peak_bytes());
     record.finished = true;
     watcher.found(&record);
     Ok(record)
@@ -510,8 +588,7 @@ async fn faithfulness_curve<B: Backend>(
 
 /// The arms of a recipe with their heads. All see the same examples in the same order but further random arms, whose
 /// seeds differ.
-fn arms<B: Backend>(engine: &Engine<B>, recipe: &Recipe, circuit: &BTreeSet<Head>, relevance: &[f64]) -> Vec<Arm> {
-    let c = &engine.config;
+fn arms(c: &ModelConfig, recipe: &Recipe, circuit: &BTreeSet<Head>, relevance: &[f64]) -> Vec<Arm> {
     let mut arms = Vec::new();
     for kind in &recipe.arms {
         let repeats = if *kind == ArmKind::Random { recipe.random_arms } else { 1 };

@@ -157,7 +157,7 @@ pub const TEST: usize = 2;
 ///
 /// # Errors
 /// Whatever stops a run.
-pub async fn run_recipe<B: Backend>(
+pub async fn run_recipe<B: Backend + Clone>(
     backend: B,
     checkpoint: &mut Checkpoint,
     tables: &Tables,
@@ -166,8 +166,8 @@ pub async fn run_recipe<B: Backend>(
     let tokenizer = checkpoint.tokenizer.as_ref().ok_or(LabModelError::NoTokenizer)?;
     let prepared = experiment::prepare(recipe, tables, tokenizer)?;
     let summary = ModelSummary::of("lab", checkpoint);
-    let engine = Engine::load(backend, checkpoint, |_, _| {})?;
-    Ok(experiment::run(&engine, summary, &prepared, recipe, &Unwatched).await?)
+    let open = async || Engine::load(backend.clone(), checkpoint, |_, _| {});
+    Ok(experiment::run(open, summary, &prepared, recipe, &Unwatched).await?)
 }
 
 /// Measures everything. `progress` hears of each finished run, in words.

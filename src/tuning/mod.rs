@@ -6,4 +6,4 @@ mod trainer;
 
 pub use arms::{Arm, ArmKind};
 pub use mask::{KvRule, NormRule, full_slices, head_slices, trained_weights};
-pub use trainer::{TrainSettings, learning_rate_factor, train};
+pub use trainer::{Course, Journal, TrainSettings, learning_rate_factor, train};

@@ -6,7 +6,7 @@ use crate::bench;
 use crate::data;
 use crate::engine::cpu::Cpu;
 use crate::engine::gpu::Gpu;
-use crate::engine::{Backend, Engine};
+use crate::engine::{Backend, Engine, EngineError};
 use crate::experiment::self_test;
 use crate::experiment::verify::{self, Golden};
 use crate::experiment::{self, ModelSummary, Prepared, Progress, Recipe, Record, RunObserver, Sets, Tables};
@@ -40,6 +40,9 @@ fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMes
 /// without a word.
 const TAB_BYTES: u64 = 2 << 30;
 
+/// Seconds that a run waits for a GPU.
+const OPENING_TRIES: usize = 5;
+
 /// The lab: a model, four tables, and the run in progress.
 #[wasm_bindgen]
 pub struct Lab {
@@ -47,8 +50,8 @@ pub struct Lab {
     model: RefCell<Option<(String, Checkpoint)>>,
     tables: RefCell<HashMap<Role, data::Table>>,
     cancelled: Cell<bool>,
-    /// Whether the GPU has passed its test.
-    trusted: Cell<bool>,
+    /// The GPU that has passed its test.
+    trusted: RefCell<Option<String>>,
     last_yield: Cell<Instant>,
 }
 
@@ -63,7 +66,7 @@ impl Lab {
             model: RefCell::default(),
             tables: RefCell::default(),
             cancelled: Cell::new(false),
-            trusted: Cell::new(false),
+            trusted: RefCell::default(),
             last_yield: Cell::new(Instant::now()),
         }
     }
@@ -169,16 +172,8 @@ impl Lab {
         let engine: EngineKind = from_js(engine)?;
         let prepared = self.prepare(&recipe)?;
         let record = match engine {
-            EngineKind::Cpu => self.run_on(Cpu, &prepared, &recipe).await?,
-            EngineKind::Gpu => {
-                let mut gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
-                if !self.trusted.get() {
-                    self.send(&LabEvent::SelfTest);
-                    gpu = self_test::trust(gpu).await.map_err(ErrorMessage::from)?;
-                    self.trusted.set(true);
-                }
-                self.run_on(gpu, &prepared, &recipe).await?
-            }
+            EngineKind::Cpu => self.run_on(async || Ok(Cpu), &prepared, &recipe).await?,
+            EngineKind::Gpu => self.run_on(async || self.trusted_gpu().await, &prepared, &recipe).await?,
         };
         Ok(to_js(&record))
     }
@@ -305,20 +300,45 @@ impl Lab {
         Ok(experiment::prepare(recipe, &tables, tokenizer)?)
     }
 
+    /// The GPU, once it has passed its test. One that was just lost may need a moment to come back.
+    async fn trusted_gpu(&self) -> Result<Gpu, EngineError> {
+        let mut opened = Gpu::open().await;
+        for _ in 0..OPENING_TRIES {
+            if opened.is_ok() {
+                break;
+            }
+            gloo_timers::future::TimeoutFuture::new(1000).await;
+            opened = Gpu::open().await;
+        }
+        let mut gpu = opened?;
+        if self.trusted.borrow().as_ref() != Some(&gpu.device()) {
+            self.send(&LabEvent::SelfTest);
+            gpu = self_test::trust(gpu).await?;
+            self.trusted.replace(Some(gpu.device()));
+        }
+        Ok(gpu)
+    }
+
     async fn run_on<B: Backend>(
         &self,
-        backend: B,
+        backend: impl AsyncFn() -> Result<B, EngineError>,
         prepared: &Prepared,
         recipe: &Recipe,
     ) -> Result<Record, ErrorMessage> {
-        let (engine, summary) = {
-            let mut model = self.model.borrow_mut();
-            let (name, checkpoint) = model.as_mut().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
-            let summary = ModelSummary::of(name, checkpoint);
-            (Engine::load(backend, checkpoint, |done, total| self.send(&LabEvent::Loading { done, total }))?, summary)
+        let summary = match &*self.model.borrow() {
+            Some((name, checkpoint)) => ModelSummary::of(name, checkpoint),
+            None => return Err(missing(ErrorKind::Model, "the model")),
         };
-        engine.limit_memory(TAB_BYTES);
-        Ok(experiment::run(&engine, summary, prepared, recipe, self).await?)
+        let open = async || {
+            let backend = backend().await?;
+            let mut model = self.model.borrow_mut();
+            let Some((_, checkpoint)) = model.as_mut() else { return Err(EngineError::Cancelled) };
+            let progress = |done, total| self.send(&LabEvent::Loading { done, total });
+            let engine = Engine::load(backend, checkpoint, progress)?;
+            engine.limit_memory(TAB_BYTES);
+            Ok(engine)
+        };
+        Ok(experiment::run(open, summary, prepared, recipe, self).await?)
     }
 
     fn send(&self, event: &LabEvent) {

@@ -119,6 +119,7 @@ impl From<EngineError> for ErrorMessage {
             EngineError::Model(_) => ErrorKind::Model,
             EngineError::NoGpu(_)
             | EngineError::Gpu(_)
+            | EngineError::Lost(_)
             | EngineError::TooLarge { .. }
             | EngineError::Distrusted { .. } => ErrorKind::Gpu,
             _ => ErrorKind::Engine,

@@ -1,7 +1,7 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, test, type Page } from '@playwright/test';
 import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 export const root = join(import.meta.dirname, '../..');
 const shared = process.env.CTSFT_SHARED ?? join(root, '../shared');
@@ -32,6 +32,15 @@ export async function openLab(page: Page): Promise<() => void> {
     expect(foreign, 'no request to another host').toEqual([]);
     expect(errors, 'no errors on the console').toEqual([]);
   };
+}
+
+/** Opens tables by role. */
+export async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
+  for (const [role, file] of Object.entries(tables)) {
+    await page.locator(`#file-${role}`).setInputFiles(file);
+    await expect(page.getByTestId(role).locator('.good')).toContainText(basename(file));
+    await expect(page.locator(`#file-${role}`)).toBeEnabled();
+  }
 }
 
 export async function setNumber(page: Page, name: string, value: number): Promise<void> {

@@ -1,16 +1,7 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
-import { expect, test, type Page } from '@playwright/test';
-import { basename } from 'node:path';
-import { accessible, chooseEngine, downloadRecord, hasNusax, need, nusax, openLab, runOn, setNumber, smollm } from './helpers';
+import { expect, test } from '@playwright/test';
+import { accessible, chooseEngine, downloadRecord, hasNusax, need, nusax, openLab, openTables, runOn, setNumber, smollm } from './helpers';
 import { tinyFiles } from './tiny-model';
-
-async function openTables(page: Page, tables: { [role: string]: string }): Promise<void> {
-  for (const [role, file] of Object.entries(tables)) {
-    await page.locator(`#file-${role}`).setInputFiles(file);
-    await expect(page.getByTestId(role).locator('.good')).toContainText(basename(file));
-    await expect(page.locator(`#file-${role}`)).toBeEnabled();
-  }
-}
 
 test('a tiny model on WebGPU: all arms, circuit, table, record', async ({ page }) => {
   const clean = await openLab(page);

@@ -38,8 +38,16 @@ pub struct Device {
     pub variant: Cell<Variant>,
     /// Kernels run since the device was opened.
     pub dispatches: Cell<u64>,
-    /// The first error the device reported outside a call.
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<Mutex<Failure>>,
+}
+
+/// What the device reported outside a call.
+#[derive(Default)]
+struct Failure {
+    /// The first error.
+    error: Option<String>,
+    /// Why it is no more.
+    lost: Option<String>,
 }
 
 #[derive(Default)]
@@ -94,17 +102,18 @@ impl Device {
         };
         let (device, queue) =
             adapter.request_device(&descriptor).await.map_err(|e| EngineError::NoGpu(e.to_string()))?;
-        let failure = Arc::new(Mutex::new(None));
-        let note = |failure: &Arc<Mutex<Option<String>>>, text: String| {
-            if let Ok(mut slot) = failure.lock() {
-                slot.get_or_insert(text);
-            }
-        };
+        let failure = Arc::new(Mutex::new(Failure::default()));
         let on_error = failure.clone();
-        device.on_uncaptured_error(Arc::new(move |error| note(&on_error, error.to_string())));
+        device.on_uncaptured_error(Arc::new(move |error| {
+            if let Ok(mut failure) = on_error.lock() {
+                failure.error.get_or_insert(error.to_string());
+            }
+        }));
         let on_loss = failure.clone();
         device.set_device_lost_callback(move |reason, message| {
-            note(&on_loss, format!("the device was lost ({reason:?}): {message}"))
+            if let Ok(mut failure) = on_loss.lock() {
+                failure.lost.get_or_insert(format!("{reason:?}: {message}"));
+            }
         });
         let info = adapter.get_info();
         Ok(Self {
@@ -279,16 +288,27 @@ impl Device {
             let _ = sender.send(result);
         });
         #[cfg(not(target_arch = "wasm32"))]
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| EngineError::Gpu(e.to_string()))?;
-        let mapped = receiver.await;
-        if let Some(problem) = self.failure.lock().ok().and_then(|mut f| f.take()) {
-            return Err(EngineError::Gpu(problem));
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely()).map(|_| ()).map_err(|e| e.to_string());
+        #[cfg(target_arch = "wasm32")]
+        let polled = Ok::<(), String>(());
+        let mapped = match receiver.await {
+            Ok(mapped) => polled.and(mapped.map_err(|e| e.to_string())),
+            Err(_) => Err("the device stopped answering".into()),
+        };
+        // A browser tells of a lost device a moment after it has given up the device's work.
+        #[cfg(target_arch = "wasm32")]
+        if mapped.is_err() {
+            gloo_timers::future::TimeoutFuture::new(100).await;
         }
-        match mapped {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(EngineError::Gpu(error.to_string())),
-            Err(_) => return Err(EngineError::Gpu("the device stopped answering".into())),
+        if let Ok(mut failure) = self.failure.lock() {
+            if let Some(why) = &failure.lost {
+                return Err(EngineError::Lost(why.clone()));
+            }
+            if let Some(problem) = failure.error.take() {
+                return Err(EngineError::Gpu(problem));
+            }
         }
+        mapped.map_err(EngineError::Gpu)?;
         let view = staging.get_mapped_range(..).map_err(|e| EngineError::Gpu(e.to_string()))?;
         let mut values: &[f32] = bytemuck::cast_slice(&view);
         let mut out = Vec::with_capacity(windows.len());

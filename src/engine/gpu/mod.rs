@@ -157,6 +157,11 @@ impl Gpu {
         self.0.is_software()
     }
 
+    /// The device itself, for a test to take it away.
+    pub fn handle(&self) -> wgpu::Device {
+        self.0.device.clone()
+    }
+
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
         Ok(Tensor { buffer: self.0.allocate(rows * cols)?, start: 0, rows, cols })
     }

@@ -34,5 +34,7 @@ function words(w: Warning): string {
       });
     case 'cut':
       return t('warning.cut', { rows: w.rows, set: w.set });
+    case 'device_lost':
+      return t('warning.device_lost', { stage: t(`stage.${w.stage}`) });
   }
 }
