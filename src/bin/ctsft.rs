@@ -14,7 +14,7 @@ use ctsft_lab::engine::{Backend, Engine, LossOver};
 use ctsft_lab::experiment::self_test;
 use ctsft_lab::experiment::verify::{self, Golden, Outcome, Report};
 use ctsft_lab::experiment::{self, ModelSummary, Progress, Recipe, Record, RuleSet, RunObserver, ScoreKind, Tables};
-use ctsft_lab::model::{Checkpoint, ModelFile};
+use ctsft_lab::model::{Checkpoint, ModelFile, made_up_checkpoint};
 use ctsft_lab::tuning::{ArmKind, KvRule, NormRule};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -67,10 +67,14 @@ enum Command {
         #[command(subcommand)]
         command: LabModelCommand,
     },
-    /// Measure speed, work and memory of a model on the CPU and on the GPU.
+    /// Measure speed, work and memory of a model on the CPU and on every GPU.
     Bench {
+        /// A model, or the config.json of one, whose weights are then made up.
         #[arg(long, default_value = "models/lab")]
         model: PathBuf,
+        /// One of them only.
+        #[arg(long)]
+        engine: Option<EngineChoice>,
         /// Print one JSON table for each engine, in place of text.
         #[arg(long)]
         json: bool,
@@ -287,7 +291,7 @@ impl RecipeFlags {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
 enum EngineChoice {
     Cpu,
     Gpu,
@@ -301,7 +305,7 @@ fn main() -> ExitCode {
         Command::Run { files, flags } => run(&files, *flags),
         Command::LabModel { command: LabModelCommand::Report { model, write } } => lab_model::report(&model, write),
         Command::MakeLabModel { small, out } => lab_model::make(small, out),
-        Command::Bench { model, json } => bench(&model, json),
+        Command::Bench { model, engine, json } => bench(&model, engine, json),
         Command::Inspect { model } => inspect(&model),
     };
     match outcome {
@@ -398,10 +402,22 @@ fn print_report(path: &Path, report: &Report) {
     println!("  {} passed, {} failed, {} skipped", report.passed(), report.failed(), report.skipped());
 }
 
-fn bench(model: &Path, json: bool) -> Result<ExitCode> {
-    let mut tables = vec![pollster::block_on(bench::measure(Cpu, &mut open_model(model)?))?];
-    for gpu in pollster::block_on(Gpu::open_every())? {
-        tables.push(pollster::block_on(bench::measure(gpu, &mut open_model(model)?))?);
+fn bench(model: &Path, engine: Option<EngineChoice>, json: bool) -> Result<ExitCode> {
+    let open = || -> Result<Checkpoint> {
+        if model.file_name().is_some_and(|name| name == "config.json") {
+            let config = std::fs::read_to_string(model).with_context(|| format!("cannot read {}", model.display()))?;
+            return Ok(made_up_checkpoint(&config)?);
+        }
+        open_model(model)
+    };
+    let mut tables = Vec::new();
+    if engine != Some(EngineChoice::Gpu) {
+        tables.push(pollster::block_on(bench::measure(Cpu, &mut open()?))?);
+    }
+    if engine != Some(EngineChoice::Cpu) {
+        for gpu in pollster::block_on(Gpu::open_every())? {
+            tables.push(pollster::block_on(bench::measure(gpu, &mut open()?))?);
+        }
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&tables)?);

@@ -4,12 +4,14 @@ mod blocks;
 mod checkpoint;
 mod config;
 mod gguf;
+mod made_up;
 mod safetensors;
 mod stored;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, ModelFile, Source, hex};
 pub use config::{Architecture, EMBEDDING, FINAL_NORM, ModelConfig, Parameter, layer_parameter};
+pub use made_up::made_up_checkpoint;
 pub use safetensors::to_safetensors;
 pub use stored::{Form, Rows};
 pub use tokenizer::Tokenizer;
