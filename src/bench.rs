@@ -2,7 +2,8 @@
 
 use crate::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
 use crate::engine::{
-    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, ParameterSlice, Prompt, Score, Target, Weight,
+    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, ParameterSlice, Prompt, Score, Target,
+    UpdateRule, Weight,
 };
 use crate::model::{Checkpoint, Form, ModelConfig, Rows, layer_parameter};
 use crate::progress::Unwatched;
@@ -104,7 +105,7 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
     let masked_weights = trained_weights(&masked);
     let step = async |slices: Vec<ParameterSlice>| {
         let before = engine.snapshot();
-        let mut training = engine.train(&slices)?;
+        let mut training = engine.train(&slices, UpdateRule::AdamW)?;
         let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
         let mut once = || engine.train_step(&batch, objective, &AdamW::default(), 1e-9, &mut training).map(|_| ());
         let cost = cost(&engine.backend, async || once()).await;

@@ -7,7 +7,7 @@ use ctsft_lab::circuit::{self, Pool, Positions, SlotMap};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::{Gpu, Variant};
 use ctsft_lab::engine::{
-    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Objective, Prompt, Target,
+    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Objective, Prompt, Target, UpdateRule,
 };
 use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, gradients, prompts, trust};
 use ctsft_lab::progress::Unwatched;
@@ -90,7 +90,7 @@ fn every_stored_form_against_its_widened_weights() {
 fn trajectory<B: Backend>(engine: &Engine<B>) -> Vec<f32> {
     let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
     let slices = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
-    let mut training = engine.train(&slices).expect("masters");
+    let mut training = engine.train(&slices, UpdateRule::AdamW).expect("masters");
     let objective = Objective::Answer { verbalizer: &VERBALIZER, over: LossOver::Vocab };
     let step = |i: usize| {
         let prompts = prompts(&[3 + i % 7, 17 - i % 5, 9, 1 + i % 3]);

@@ -6,7 +6,9 @@ mod common;
 use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use ctsft_lab::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
-use ctsft_lab::engine::{AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Prompt, Score, Target};
+use ctsft_lab::engine::{
+    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Prompt, Score, Target, UpdateRule,
+};
 use ctsft_lab::model::{Checkpoint, ModelConfig};
 use ctsft_lab::progress::Unwatched;
 use ctsft_lab::tuning::{KvRule, NormRule, head_slices};
@@ -139,7 +141,7 @@ fn run(checkpoint: &mut Checkpoint, limit: u64, what: &str) {
 
     let heads = random_heads(c.layers, c.heads, 3 * budget(0.02, c.total_heads()), &Default::default(), &mut rng);
     let slices = head_slices(c, &heads.into_iter().collect(), KvRule::Any, NormRule::All);
-    let mut training = engine.train(&slices).expect("masters");
+    let mut training = engine.train(&slices, UpdateRule::AdamW).expect("masters");
     let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), c).expect("valid prompts");
     let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
     let losses = engine.train_step(&batch, objective, &AdamW::default(), 1e-4, &mut training).expect("a step");

@@ -251,6 +251,16 @@ pub trait Backend: Sized {
         decayed: usize,
         step: &super::optimiser::Step,
     ) -> Result<()>;
+    /// One Adafactor update of a matrix ([`super::optimiser::LeanStep`]). `rows [R, 1]` and `cols [1, C]` are the kept means
+    /// of the squared gradients; the gradient is overwritten.
+    fn adafactor(
+        &self,
+        parameters: &Self::Tensor,
+        gradient: &Self::Tensor,
+        rows: &Self::Tensor,
+        cols: &Self::Tensor,
+        step: &super::optimiser::LeanStep,
+    ) -> Result<()>;
     /// Copies the window `(rows, cols)` of `from` to the window of `to` that starts at `(row, col)`.
     fn copy_window(
         &self,

@@ -5,6 +5,7 @@ use super::weights::{ParameterSlice, Place, Segments};
 use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, Result, Side};
 use crate::model::{EMBEDDING, FINAL_NORM, layer_parameter};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use ts_rs::TS;
 
 /// What the cross-entropy runs over (METHOD.md §1).
@@ -28,10 +29,53 @@ pub enum Objective<'a> {
     NextToken,
 }
 
+/// Where gradients go.
+pub(super) enum Sink<'a, T> {
+    /// Into flat tensors, laid out as the segments say.
+    Flat(&'a [T]),
+    /// Each to whoever updates its weights, as soon as nothing else needs these: its place, its first row there.
+    Each { update: &'a Update<'a, T>, waiting: RefCell<Vec<(Place, T)>> },
+}
+
+type Update<'a, T> = dyn Fn(&Place, usize, &T) -> Result<()> + 'a;
+
+impl<'a, T> Sink<'a, T> {
+    pub fn each(update: &'a Update<'a, T>) -> Self {
+        Self::Each { update, waiting: RefCell::default() }
+    }
+
+    /// Lets go of the gradients that wait.
+    fn flush(&self) -> Result<()> {
+        if let Self::Each { update, waiting } = self {
+            for (place, gradient) in waiting.take() {
+                update(&place, 0, &gradient)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the gradient of an embedding is made of.
+struct EmbeddingGradient<'a, T> {
+    /// Gradients to the logits and the hidden states they come from, where logits of all words were made.
+    logits: Option<(&'a T, &'a T)>,
+    /// Gradients to some of its rows, and which.
+    rows: Vec<(T, Vec<u32>)>,
+}
+
+impl<T> Default for EmbeddingGradient<'_, T> {
+    fn default() -> Self {
+        Self { logits: None, rows: Vec::new() }
+    }
+}
+
+/// Rows of an embedding that are updated at once where gradients are not kept.
+const EMBEDDING_ROWS: usize = 4096;
+
 /// Gradients wanted, and where they go.
 struct Wanted<'a, T> {
     segments: &'a Segments,
-    flat: &'a [T],
+    sink: &'a Sink<'a, T>,
     /// The lowest layer with a wanted weight; `None` when the embedding is wanted.
     floor: Option<usize>,
 }
@@ -55,6 +99,17 @@ impl<B: Backend> Engine<B> {
         segments: &Segments,
         flat: &[B::Tensor],
     ) -> Result<B::Tensor> {
+        self.backpropagate(batch, objective, segments, &Sink::Flat(flat))
+    }
+
+    /// As [`Engine::gradients`], to any sink.
+    pub(super) fn backpropagate(
+        &self,
+        batch: &Batch,
+        objective: Objective<'_>,
+        segments: &Segments,
+        sink: &Sink<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
         let b = &self.backend;
         let last = if let Objective::NextToken = objective { LastLayer::AllRows } else { LastLayer::AnswerRows };
         let mut packed = self.pack(batch, last)?;
@@ -63,27 +118,30 @@ impl<B: Backend> Engine<B> {
                 (batch.labels.iter().map(|&y| verbalizer[y]).collect(), None)
             }
             Objective::Answer { verbalizer, over: LossOver::Labels } => {
-                let ids = b.ids(PackedIds::new(verbalizer.to_vec()))?;
-                (batch.labels.iter().map(|&y| y as u32).collect(), Some(ids))
+                (batch.labels.iter().map(|&y| y as u32).collect(), Some(verbalizer.to_vec()))
             }
             Objective::NextToken => {
                 let pairs = batch.layout.next_tokens();
                 if pairs.is_empty() {
                     return Err(EngineError::NothingToPredict);
                 }
+                packed.shape.answers = pairs.len();
                 packed.answer_rows = pairs.iter().map(|(row, _)| *row as u32).collect();
                 packed.answers = b.ids(PackedIds::new(packed.answer_rows.clone()))?;
                 (pairs.iter().map(|(_, next)| batch.tokens[*next]).collect(), None)
             }
         };
         let targets = b.ids(PackedIds::new(targets))?;
-        let activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
-        let wanted = Wanted { segments, flat, floor: floor(segments, self.config.layers) };
-        let hidden = &activations.hidden;
+        let mut activations = self.forward(&packed, None, true, |_, _| Ok(()))?;
+        let wanted = Wanted { segments, sink, floor: floor(segments, self.config.layers) };
+        let hidden = &activations.hidden.clone();
         // Logits of the whole vocabulary, or of the label tokens' rows only.
         let unembedding = self.weight(self.config.unembedding())?;
         let used = match &rows {
-            Some(ids) => Some(b.weight_rows(&unembedding, ids, 0..self.config.hidden)?),
+            Some(ids) => {
+                let ids = b.ids(PackedIds::new(ids.clone()))?;
+                Some(b.weight_rows(&unembedding, &ids, 0..self.config.hidden)?)
+            }
             None => None,
         };
         let logits = match &used {
@@ -96,21 +154,74 @@ impl<B: Backend> Engine<B> {
             Some(used) => b.matmul(self.all(&d_logits), self.all(used), None)?,
             None => b.product(&d_logits, &unembedding, false, None, None)?,
         };
-        if let Some(place) = segments.of(self.config.unembedding()).next() {
-            let out = self.gradient_view(place, flat)?;
-            match &rows {
+        let mut embedding = EmbeddingGradient::default();
+        if wanted.has(self.config.unembedding()) {
+            match rows {
                 Some(ids) => {
                     let d_used = b.zeros(b.shape(&d_logits).1, self.config.hidden)?;
                     self.weight_gradient(self.all(&d_logits), self.all(hidden), &d_used)?;
-                    b.clear(&out)?;
-                    b.scatter_rows(&d_used, ids, &out)?;
+                    embedding.rows.push((d_used, ids));
                 }
-                None => self.weight_gradient(self.all(&d_logits), self.all(hidden), &out)?,
+                None => embedding.logits = Some((&d_logits, hidden)),
             }
         }
-        drop(d_logits);
-        self.backward(&packed, activations, &d_hidden, &wanted)?;
+        if !self.config.tied {
+            self.embedding_gradient(self.config.unembedding(), std::mem::take(&mut embedding), &wanted)?;
+        }
+        let dx = self.backward(&packed, &mut activations, &d_hidden, &wanted)?;
+        if let Some(dx) = dx {
+            embedding.rows.push((dx, batch.tokens.clone()));
+        }
+        self.embedding_gradient(EMBEDDING, embedding, &wanted)?;
+        sink.flush()?;
         Ok(losses)
+    }
+
+    /// The gradient of an embedding, all of it or, where gradients are not kept, some rows after the others.
+    fn embedding_gradient(
+        &self,
+        name: &str,
+        of: EmbeddingGradient<'_, B::Tensor>,
+        wanted: &Wanted<'_, B::Tensor>,
+    ) -> Result<()> {
+        let Some(place) = wanted.segments.of(name).next() else { return Ok(()) };
+        let b = &self.backend;
+        let (first, end, width) = (place.slice.rows.start, place.slice.rows.end, place.slice.cols.len());
+        let step = match wanted.sink {
+            Sink::Flat(_) => end - first,
+            Sink::Each { .. } => EMBEDDING_ROWS,
+        };
+        for start in (first..end).step_by(step.max(1)) {
+            let span = start..(start + step).min(end);
+            let out = match wanted.sink {
+                Sink::Flat(_) => self.gradient_view(place, wanted)?,
+                Sink::Each { .. } => b.zeros(span.len(), width)?,
+            };
+            match of.logits {
+                Some((d_logits, hidden)) => {
+                    let d_logits =
+                        Operand { tensor: d_logits, start: span.start, columns: span.len(), transposed: false };
+                    self.weight_gradient(d_logits, self.all(hidden), &out)?;
+                }
+                None => b.clear(&out)?,
+            }
+            for (rows, ids) in &of.rows {
+                let here: Vec<usize> = (0..ids.len()).filter(|i| span.contains(&(ids[*i] as usize))).collect();
+                if here.is_empty() {
+                    continue;
+                }
+                let rows = match here.len() == ids.len() {
+                    true => rows.clone(),
+                    false => b.gather_rows(rows, &b.ids(PackedIds::new(here.iter().map(|i| *i as u32).collect()))?)?,
+                };
+                let ids = here.iter().map(|i| ids[*i] - span.start as u32).collect();
+                b.scatter_rows(&rows, &b.ids(PackedIds::new(ids))?, &out)?;
+            }
+            if let Sink::Each { update, .. } = wanted.sink {
+                update(place, span.start - first, &out)?;
+            }
+        }
+        Ok(())
     }
 
     /// `dyᵀ · x` into `out`.
@@ -118,20 +229,28 @@ impl<B: Backend> Engine<B> {
         self.backend.matmul_into(Operand { transposed: true, ..dy }, x, None, out, 0)
     }
 
-    /// The gradient of a slice, as a matrix; of a vector, all of it.
-    fn gradient_view(&self, place: &Place, flat: &[B::Tensor]) -> Result<B::Tensor> {
+    /// Room for the gradient of a slice, as a matrix; of a vector, all of it.
+    fn gradient_view(&self, place: &Place, wanted: &Wanted<'_, B::Tensor>) -> Result<B::Tensor> {
         let slice = &place.slice;
         let cols = if slice.vector { self.backend.shape(&self.vector(&slice.name)?).1 } else { slice.cols.len() };
-        self.backend.view(&flat[place.segment], place.start, slice.rows.len(), cols)
+        match wanted.sink {
+            Sink::Flat(flat) => self.backend.view(&flat[place.segment], place.start, slice.rows.len(), cols),
+            Sink::Each { waiting, .. } => {
+                let room = self.backend.zeros(slice.rows.len(), cols)?;
+                waiting.borrow_mut().push((place.clone(), room.clone()));
+                Ok(room)
+            }
+        }
     }
 
+    /// Down the layers to the lowest that is wanted. Returns the gradient to the embedded tokens where that is.
     fn backward(
         &self,
         batch: &Packed<B>,
-        mut activations: Activations<B::Tensor>,
+        activations: &mut Activations<B::Tensor>,
         d_hidden: &B::Tensor,
         wanted: &Wanted<'_, B::Tensor>,
-    ) -> Result<()> {
+    ) -> Result<Option<B::Tensor>> {
         let (b, c) = (&self.backend, &self.config);
         let (answer, r_final) = (&activations.answer, &activations.r_final);
         self.gain_gradient(FINAL_NORM, d_hidden, answer, r_final, wanted)?;
@@ -180,7 +299,7 @@ impl<B: Backend> Engine<B> {
             }
             let lowest = wanted.floor == Some(l);
             if lowest && !wanted.has(&norm) {
-                return Ok(());
+                return Ok(None);
             }
             let mut d_normed = self.linear_backward(&dk, &name("self_attn.k_proj"), None)?;
             d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), Some(&d_normed))?;
@@ -192,19 +311,14 @@ impl<B: Backend> Engine<B> {
             }
             self.gain_gradient(&norm, &d_normed, &a.x, &a.r1, wanted)?;
             if lowest {
-                return Ok(());
+                return Ok(None);
             }
             let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, false)?;
             dx = self.below(batch, l, &dx, d_norm)?;
+            // Nothing further down reads this layer's weights.
+            wanted.sink.flush()?;
         }
-        if let Some(place) = wanted.segments.of(EMBEDDING).next() {
-            let out = self.gradient_view(place, wanted.flat)?;
-            if !c.tied {
-                b.clear(&out)?;
-            }
-            b.scatter_rows(&dx, &batch.tokens, &out)?;
-        }
-        Ok(())
+        Ok(wanted.has(EMBEDDING).then_some(dx))
     }
 
     /// The gradient of the residual entering layer `l`, from that of the residual after its attention and that by way of
@@ -231,7 +345,7 @@ impl<B: Backend> Engine<B> {
             weights.extend(wanted.segments.of(&format!("{name}.weight")).map(|place| (place, dy)));
             for place in wanted.segments.of(&format!("{name}.bias")) {
                 let cols = &place.slice.cols;
-                b.column_sum(dy, cols.start, cols.len(), &self.gradient_view(place, wanted.flat)?)?;
+                b.column_sum(dy, cols.start, cols.len(), &self.gradient_view(place, wanted)?)?;
             }
         }
         if weights.is_empty() {
@@ -242,7 +356,7 @@ impl<B: Backend> Engine<B> {
             let (rows, cols) = (&place.slice.rows, &place.slice.cols);
             let dy = Operand { tensor: dy, start: rows.start, columns: rows.len(), transposed: false };
             let x = Operand { tensor: &x, start: cols.start, columns: cols.len(), transposed: false };
-            self.weight_gradient(dy, x, &self.gradient_view(place, wanted.flat)?)?;
+            self.weight_gradient(dy, x, &self.gradient_view(place, wanted)?)?;
         }
         Ok(())
     }
@@ -256,7 +370,7 @@ impl<B: Backend> Engine<B> {
         wanted: &Wanted<'_, B::Tensor>,
     ) -> Result<()> {
         match wanted.segments.of(name).next() {
-            Some(place) => self.backend.rms_norm_gain_gradient(dy, x, r, &self.gradient_view(place, wanted.flat)?),
+            Some(place) => self.backend.rms_norm_gain_gradient(dy, x, r, &self.gradient_view(place, wanted)?),
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! The forward pass (METHOD.md §0), and the read-outs that need nothing else.
 
+use super::memory::{self, BatchShape};
 use super::relevance::{HeadMeans, HeadSet};
 use super::{Backend, Batch, Engine, Operand, PackedIds, Result, Side, Weight};
 use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig, layer_parameter};
@@ -14,7 +15,7 @@ pub(super) struct Packed<B: Backend> {
     pub answers: B::Ids,
     pub answer_rows: Vec<u32>,
     pub rows: usize,
-    pub pattern_entries: usize,
+    pub shape: BatchShape,
 }
 
 /// What is read of the last layer.
@@ -102,7 +103,7 @@ impl<B: Backend> Engine<B> {
             answer_rows: batch.layout.answers(),
             tokens: b.ids(PackedIds::new(batch.tokens.clone()))?,
             rows: batch.tokens.len(),
-            pattern_entries: attention.entries,
+            shape: batch.into(),
             attention: b.attention(attention)?,
         })
     }
@@ -244,11 +245,9 @@ impl<B: Backend> Engine<B> {
         let (b, c) = (&self.backend, &self.config);
         let slots = ablation.map(|a| self.slots(batch, a.slots)).transpose()?;
         let ablation = ablation.zip(slots.as_ref());
-        let layer_bytes = self.layer_bytes(batch);
-        let room = self.memory_limit.get().saturating_sub(b.bytes_in_use() + self.working_bytes(batch));
-        // Of every layer at least the input is kept.
-        let inputs = 4 * (batch.rows * c.hidden * c.layers) as u64;
-        let whole = room.saturating_sub(inputs) / layer_bytes.max(1);
+        let room = self.memory_limit.get().saturating_sub(b.bytes_in_use() + memory::working_bytes(c, batch.shape));
+        let whole =
+            room.saturating_sub(memory::input_bytes(c, batch.shape)) / memory::layer_bytes(c, batch.shape).max(1);
         let mut x = b.weight_rows(&self.weight(EMBEDDING)?, &batch.tokens, 0..c.hidden)?;
         let mut layers = Vec::new();
         for l in 0..c.layers {
@@ -263,22 +262,6 @@ impl<B: Backend> Engine<B> {
         let answer = if batch.answers_attention.is_some() { x } else { b.gather_rows(&x, &batch.answers)? };
         let (hidden, r_final) = b.rms_norm(&answer, &self.vector(FINAL_NORM)?, c.rms_eps)?;
         Ok(Activations { layers, answer, r_final, hidden })
-    }
-
-    /// Bytes of a [`Layer`] of this batch.
-    fn layer_bytes(&self, batch: &Packed<B>) -> u64 {
-        let c = &self.config;
-        let a_token = 2 * (c.hidden + c.heads_width() + c.kv_width() + c.intermediate) + 2;
-        4 * (batch.rows * a_token + c.heads * batch.pattern_entries) as u64
-    }
-
-    /// Bytes that a pass over this batch takes beside what it keeps: one layer and its gradients, and the logits.
-    fn working_bytes(&self, batch: &Packed<B>) -> u64 {
-        let c = &self.config;
-        let gradients = batch.rows * (3 * c.intermediate + 6 * c.hidden + 2 * c.heads_width());
-        let logits = 3 * batch.answer_rows.len() * c.vocab;
-        // Buffers are rounded up by an eighth at most.
-        (self.layer_bytes(batch) + 4 * (gradients + logits) as u64) * 9 / 8
     }
 
     /// Logits of the verbalizer tokens, `[B, C]`.

@@ -1,9 +1,13 @@
 //! Masked AdamW (METHOD.md §7): only the slices have masters, so frozen weights, their moments and their decay cannot
-//! move.
+//! move. And Adafactor, which keeps next to nothing beside the masters.
 
-use super::weights::Segments;
+use super::backward::Sink;
+use super::weights::{Place, Segments};
 use super::{Backend, Batch, Engine, Objective, ParameterSlice, Result};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use ts_rs::TS;
 
 /// Hyper-parameters. The learning rate is given with each step.
@@ -26,6 +30,31 @@ impl Default for AdamW {
     }
 }
 
+/// By which rule weights are updated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, TS)]
+#[serde(rename_all = "lowercase")]
+#[ts(export)]
+pub enum UpdateRule {
+    /// Gradients and two moments of every trained weight are kept: 16 bytes a weight with its master.
+    #[default]
+    AdamW,
+    /// Adafactor (Shazeer and Stern 2018, arXiv 1804.04235): no first moment, second moments by rows and columns, each
+    /// matrix updated as soon as its gradient is there: 4 bytes a weight. In place of clipping the norm of all gradients,
+    /// which are never there together, the update of each matrix is clipped to a root mean square of 1.
+    Adafactor,
+}
+
+/// The numbers of one Adafactor update: `v` decays by `1 − t^−0.8`, and the update is
+/// `u = g / (sqrt(rows·cols / mean(rows)) + eps)`, clipped, with decoupled decay.
+#[derive(Debug, Clone, Copy)]
+pub struct LeanStep {
+    pub learning_rate: f32,
+    pub weight_decay: f32,
+    pub eps: f32,
+    /// Share of the old means that is kept.
+    pub beta2: f32,
+}
+
 /// The numbers of one update.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
@@ -43,12 +72,22 @@ pub struct Step {
 /// A training: masters of the trained slices, their moments, and the number of steps taken.
 pub struct Training<T> {
     pub segments: Segments,
-    /// One tensor of each kind for each segment.
+    /// One tensor of each kind for each segment; gradients and moments for AdamW only.
     masters: Vec<T>,
     pub gradients: Vec<T>,
     moments: Vec<(T, T)>,
+    /// For Adafactor, by place and first row: means of the squares by rows and by columns.
+    factored: Option<RefCell<Factored<T>>>,
     steps: i32,
 }
+
+impl<T> Training<T> {
+    pub fn rule(&self) -> UpdateRule {
+        if self.factored.is_some() { UpdateRule::Adafactor } else { UpdateRule::AdamW }
+    }
+}
+
+type Factored<T> = HashMap<(usize, usize, usize), (T, T)>;
 
 /// A training by value: what it takes to go on with it on another device.
 pub struct TrainingState {
@@ -65,7 +104,7 @@ impl TrainingState {
 }
 
 impl<B: Backend> Engine<B> {
-    /// Copies a training out, waiting for it.
+    /// Copies a training by AdamW out, waiting for it.
     ///
     /// # Errors
     /// A device failure.
@@ -83,7 +122,7 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// As [`Engine::train`].
     pub fn resume(&self, slices: &[ParameterSlice], state: &TrainingState) -> Result<Training<B::Tensor>> {
-        let mut training = self.train(slices)?;
+        let mut training = self.train(slices, UpdateRule::AdamW)?;
         training.steps = state.steps;
         for (i, saved) in state.segments.iter().enumerate() {
             let (m, v) = &training.moments[i];
@@ -99,14 +138,40 @@ impl<B: Backend> Engine<B> {
     ///
     /// # Errors
     /// An unknown parameter or a device failure.
-    pub fn train(&self, slices: &[ParameterSlice]) -> Result<Training<B::Tensor>> {
+    pub fn train(&self, slices: &[ParameterSlice], rule: UpdateRule) -> Result<Training<B::Tensor>> {
         let segments = self.segments(slices)?;
-        let (gradients, m, v) = (self.flat(&segments)?, self.flat(&segments)?, self.flat(&segments)?);
+        let (gradients, moments, factored) = match rule {
+            UpdateRule::AdamW => {
+                let (gradients, m, v) = (self.flat(&segments)?, self.flat(&segments)?, self.flat(&segments)?);
+                (gradients, m.into_iter().zip(v).collect(), None)
+            }
+            UpdateRule::Adafactor => (Vec::new(), Vec::new(), Some(RefCell::default())),
+        };
         let masters = self.lay_masters(&segments)?;
-        Ok(Training { segments, masters, gradients, moments: m.into_iter().zip(v).collect(), steps: 0 })
+        Ok(Training { segments, masters, gradients, moments, factored, steps: 0 })
     }
 
-    /// One masked AdamW step. Returns the losses before it, still on the device: nothing waits.
+    /// One Adafactor update of some rows of a place, by their gradient.
+    fn update_factored(
+        &self,
+        training: &Training<B::Tensor>,
+        place: &Place,
+        first_row: usize,
+        gradient: &B::Tensor,
+        step: &LeanStep,
+    ) -> Result<()> {
+        let Some(factored) = &training.factored else { return Ok(()) };
+        let (b, (rows, cols)) = (&self.backend, self.backend.shape(gradient));
+        let (row_means, col_means) = match factored.borrow_mut().entry((place.segment, place.start, first_row)) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => entry.insert((b.zeros(rows, 1)?, b.zeros(1, cols)?)).clone(),
+        };
+        let master = b.view(&training.masters[place.segment], place.start + first_row * cols, rows, cols)?;
+        let weight_decay = if place.slice.vector { 0.0 } else { step.weight_decay };
+        b.adafactor(&master, gradient, &row_means, &col_means, &LeanStep { weight_decay, ..*step })
+    }
+
+    /// One step by the training's rule. Returns the losses before it, still on the device: nothing waits.
     ///
     /// # Errors
     /// As [`Engine::gradients`].
@@ -118,6 +183,22 @@ impl<B: Backend> Engine<B> {
         learning_rate: f64,
         training: &mut Training<B::Tensor>,
     ) -> Result<B::Tensor> {
+        if training.factored.is_some() {
+            training.steps += 1;
+            let beta2 = 1.0 - f64::from(training.steps).powf(-0.8);
+            let step = LeanStep {
+                learning_rate: learning_rate as f32,
+                weight_decay: optimiser.weight_decay as f32,
+                eps: optimiser.eps as f32,
+                beta2: beta2 as f32,
+            };
+            let update = |place: &Place, first_row: usize, gradient: &B::Tensor| {
+                self.update_factored(training, place, first_row, gradient, &step)
+            };
+            let losses = self.backpropagate(batch, objective, &training.segments, &Sink::each(&update))?;
+            self.backend.submit();
+            return Ok(losses);
+        }
         let losses = self.gradients(batch, objective, &training.segments, &training.gradients)?;
         let norm_squared = self.backend.sum_of_squares(&training.gradients)?;
         training.steps += 1;

@@ -5,7 +5,7 @@
 
 use super::backend::ALIGNMENT;
 use super::{Backend, Engine, EngineError, PackedIds, Result};
-use crate::model::{Checkpoint, EMBEDDING, Parameter};
+use crate::model::{Checkpoint, EMBEDDING, ModelConfig, Parameter};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
@@ -61,7 +61,9 @@ pub struct Segments {
 
 impl Segments {
     /// Lays out `slices` in segments of at most `largest` values.
-    fn new(slices: &[ParameterSlice], width: impl Fn(&str) -> usize, largest: usize) -> Self {
+    pub(super) fn new(slices: &[ParameterSlice], config: &ModelConfig, largest: usize) -> Self {
+        let widths: HashMap<String, usize> = config.parameters().into_iter().map(|p| (p.name, p.cols)).collect();
+        let width = |name: &str| widths.get(name).copied().unwrap_or(0);
         let mut sizes: Vec<(usize, usize)> = Vec::new();
         let mut starts: HashMap<usize, (usize, usize)> = HashMap::new();
         let mut vectors: HashMap<&str, (usize, usize)> = HashMap::new();
@@ -237,8 +239,7 @@ impl<B: Backend> Engine<B> {
                 return Err(EngineError::UnknownParameter(slice.name.clone()));
             }
         }
-        let width = |name: &str| self.frozen.vectors.get(name).map_or(0, |x| self.backend.shape(x).1);
-        Ok(Segments::new(slices, width, self.backend.largest_tensor()))
+        Ok(Segments::new(slices, &self.config, self.backend.largest_tensor()))
     }
 
     /// The flat tensors of `segments`, zero.

@@ -2,7 +2,7 @@
 
 use crate::circuit::Scope;
 use crate::data::ColumnMapping;
-use crate::engine::{AdamW, GateRule, LossOver, Method, Rules, Score};
+use crate::engine::{AdamW, GateRule, LossOver, Method, Rules, Score, UpdateRule};
 use crate::tuning::{ArmKind, KvRule, NormRule, TrainSettings};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -124,6 +124,7 @@ impl Default for Recipe {
             warmup: 0.1,
             optimiser: AdamW::default(),
             loss: LossOver::Vocab,
+            rule: UpdateRule::AdamW,
         };
         let names = ["negative", "neutral", "positive"];
         Self {

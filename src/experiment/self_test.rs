@@ -5,7 +5,7 @@ use crate::circuit::{self, Pool, Positions, SlotMap};
 use crate::engine::cpu::Cpu;
 use crate::engine::{
     AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Objective, Place, Prompt, Result,
-    Score, Target, TargetDirection, Weight,
+    Score, Target, TargetDirection, UpdateRule, Weight,
 };
 use crate::model::{Checkpoint, Form, ModelConfig, ModelFile, Rows, to_safetensors};
 use crate::progress::Unwatched;
@@ -161,7 +161,7 @@ pub async fn everything<B: Backend>(engine: &Engine<B>) -> Result<Vec<(String, V
     let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
     let masked = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
     let optimiser = AdamW { eps: 1e-3, weight_decay: 0.1, ..AdamW::default() };
-    let mut training = engine.train(&masked)?;
+    let mut training = engine.train(&masked, UpdateRule::AdamW)?;
     let mut losses = Vec::new();
     for lengths in [[1, 17, 3], [33, 2, 8], [5, 5, 5]] {
         let batch = batch_of(&prompts(&lengths))?;
@@ -169,6 +169,15 @@ pub async fn everything<B: Backend>(engine: &Engine<B>) -> Result<Vec<(String, V
         losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
     }
     found.push(("training losses".into(), losses));
+    let mut lean = engine.train(&full_slices(&engine.config), UpdateRule::Adafactor)?;
+    let mut losses = Vec::new();
+    for lengths in [[9, 4, 3], [5, 2, 8], [5, 5, 5]] {
+        let batch = batch_of(&prompts(&lengths))?;
+        // Small steps: its updates do not shrink with the gradients, rounding included.
+        let loss = engine.train_step(&batch, answer(LossOver::Vocab), &optimiser, 0.0005, &mut lean)?;
+        losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
+    }
+    found.push(("Adafactor's losses".into(), losses));
     for slice in full_slices(&engine.config) {
         found.push((format!("trained {}", slice.name), engine.read_parameter(&slice.name).await?));
     }

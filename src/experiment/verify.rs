@@ -6,7 +6,7 @@ use super::self_test;
 use crate::circuit::{self, Expansion, Pool, Positions, Scope};
 use crate::engine::{
     ActivationRule, AdamW, Backend, Batch, BiasRule, Engine, EngineError, GateRule, Head, HeadMeans, LossOver, Method,
-    Objective, ParameterSlice, Rules, Score, Target, TargetDirection,
+    Objective, ParameterSlice, Rules, Score, Target, TargetDirection, UpdateRule,
 };
 use crate::measures::{kl_divergence, linear_cka};
 use crate::progress::Unwatched;
@@ -576,7 +576,7 @@ impl<B: Backend> Run<'_, B> {
     async fn train(&self, slices: Vec<ParameterSlice>, how: &Train) -> Result<(Vec<f64>, f64), VerifyError> {
         let o = &how.optimizer;
         let optimiser = AdamW { beta1: o.b1, beta2: o.b2, eps: o.eps, weight_decay: o.wd, clip: o.clip };
-        let mut training = self.engine.train(&slices)?;
+        let mut training = self.engine.train(&slices, UpdateRule::AdamW)?;
         let mut losses = Vec::new();
         let mean = |losses: Vec<f32>| losses.iter().map(|x| f64::from(*x)).sum::<f64>() / losses.len() as f64;
         for members in &how.batches {

@@ -3,7 +3,7 @@
 use super::corpus::{Corpus, Texts};
 use super::grammar::LABELS;
 use super::{LabModelError, tokens};
-use crate::engine::{AdamW, Backend, Batch, Engine, LossOver, Objective, Prompt};
+use crate::engine::{AdamW, Backend, Batch, Engine, LossOver, Objective, Prompt, UpdateRule};
 use crate::experiment::Recipe;
 use crate::model::{Checkpoint, ModelConfig, ModelFile, Tokenizer, layer_parameter, to_safetensors};
 use crate::tuning::{full_slices, learning_rate_factor};
@@ -171,7 +171,7 @@ async fn train<B: Backend>(
     report: &mut impl FnMut(Step),
 ) -> Result<(), LabModelError> {
     let optimiser = AdamW { beta2: 0.98, weight_decay: 0.1, ..AdamW::default() };
-    let mut training = engine.train(&full_slices(&engine.config))?;
+    let mut training = engine.train(&full_slices(&engine.config), UpdateRule::AdamW)?;
     let mut sums = [(0.0, 0usize); 2];
     for step in 0..plan.steps {
         let labelled = texts.rng.random_bool(plan.labelled);

@@ -3,6 +3,7 @@
 use crate::circuit::proceed;
 use crate::engine::{
     AdamW, Backend, Batch, Engine, LossOver, Objective, ParameterSlice, Prompt, Result, Training, TrainingState,
+    UpdateRule,
 };
 use crate::progress::{Observer, TRAIN_COST};
 use rand::SeedableRng;
@@ -22,6 +23,8 @@ pub struct TrainSettings {
     pub warmup: f64,
     pub optimiser: AdamW,
     pub loss: LossOver,
+    #[serde(default)]
+    pub rule: UpdateRule,
 }
 
 /// What is trained, on what, and how. The seed alone decides the order of the prompts.
@@ -34,7 +37,7 @@ pub struct Course<'a> {
 }
 
 /// Where a training stands, kept in the process's own memory, so that it can go on when its device is lost. Trainings of
-/// more than [`MOST_KEPT`] bytes are not kept: they begin again.
+/// more than [`MOST_KEPT`] bytes, and those by Adafactor, are not kept: they begin again.
 #[derive(Default)]
 pub struct Journal(RefCell<Option<Entry>>);
 
@@ -58,7 +61,7 @@ impl Journal {
         training: &Training<B::Tensor>,
         losses: &[f64],
     ) -> Result<()> {
-        if TrainingState::bytes(&training.segments) <= MOST_KEPT {
+        if training.rule() == UpdateRule::AdamW && TrainingState::bytes(&training.segments) <= MOST_KEPT {
             let state = engine.save(training).await?;
             self.0.replace(Some(Entry { state, losses: losses.to_vec() }));
         }
@@ -81,7 +84,7 @@ pub async fn train<B: Backend>(
     let objective = Objective::Answer { verbalizer, over: settings.loss };
     let (mut training, mut losses) = match &*journal.0.borrow() {
         Some(entry) => (engine.resume(slices, &entry.state)?, entry.losses.clone()),
-        None => (engine.train(slices)?, Vec::new()),
+        None => (engine.train(slices, settings.rule)?, Vec::new()),
     };
     let steps = settings.epochs * prompts.len().div_ceil(settings.batch.max(1));
     let mut behind = losses.len();

@@ -6,7 +6,7 @@ mod weights;
 
 use super::backend::{Backend, GateRule, Operand, Side};
 use super::layout::{Attention, PackedIds};
-use super::optimiser::Step;
+use super::optimiser::{LeanStep, Step};
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
 use super::weights::Weight;
 use super::{Engine, Result, Rules, Score, Trace};
@@ -393,6 +393,51 @@ impl Backend for Cpu {
                 let decay = if i < decayed { step.weight_decay } else { 0.0 };
                 let change = (m / step.correction1) / ((v / step.correction2).sqrt() + step.eps) + decay * *p;
                 *p -= step.learning_rate * change;
+            }
+        })
+    }
+
+    fn adafactor(
+        &self,
+        parameters: &Tensor,
+        gradient: &Tensor,
+        rows: &Tensor,
+        cols: &Tensor,
+        step: &LeanStep,
+    ) -> Result<()> {
+        let width = self.shape(gradient).1;
+        {
+            let g = values(gradient)?;
+            let keep = |old: &mut f32, mean: f32| *old = step.beta2 * *old + (1.0 - step.beta2) * mean;
+            update(rows, |rows| {
+                for (old, row) in rows.iter_mut().zip(g.chunks_exact(width)) {
+                    keep(old, row.iter().map(|x| x * x).sum::<f32>() / width as f32);
+                }
+            })?;
+            let mut sums = vec![0.0; width];
+            for row in g.chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
+            }
+            let height = (g.len() / width) as f32;
+            update(cols, |cols| cols.iter_mut().zip(&sums).for_each(|(old, sum)| keep(old, sum / height)))?;
+        }
+        let (rows, cols) = (values(rows)?, values(cols)?);
+        let mean = rows.iter().sum::<f32>() / rows.len() as f32;
+        update(gradient, |g| {
+            for (row, r) in g.chunks_exact_mut(width).zip(&*rows) {
+                for (g, c) in row.iter_mut().zip(&*cols) {
+                    // Without any gradient the mean is 0, and so is each part.
+                    let v = if mean > 0.0 { r * c / mean } else { 0.0 };
+                    *g /= v.sqrt() + step.eps;
+                }
+            }
+        })?;
+        let u = values(gradient)?;
+        let squares: f64 = u.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+        let clip = (u.len() as f64 / squares.max(1e-30)).sqrt().min(1.0) as f32;
+        update(parameters, |p| {
+            for (p, u) in p.iter_mut().zip(&*u) {
+                *p -= step.learning_rate * (clip * u + step.weight_decay * *p);
             }
         })
     }

@@ -1,5 +1,6 @@
 //! GPU buffers, recycled: a dropped tensor's buffer serves the next one of its size class.
 
+use crate::engine::memory::buffer_bytes;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -105,7 +106,7 @@ impl Arena {
     /// A buffer of at least `bytes`, recycled where one is idle. Work is recorded in order, so a recycled buffer is
     /// overwritten only after its former readers.
     pub fn take(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
-        let size = size_class(bytes);
+        let size = buffer_bytes(bytes);
         let recycled = self.pool.idle.borrow_mut().get_mut(&size).and_then(Vec::pop);
         match recycled {
             Some(raw) => {
@@ -154,10 +155,4 @@ impl Arena {
     pub fn peak_bytes(&self) -> u64 {
         self.pool.peak.get()
     }
-}
-
-/// Sizes rounded up to an eighth of their power of two, so that batches of similar length share buffers.
-fn size_class(bytes: u64) -> u64 {
-    let step = (bytes.max(1).next_power_of_two() / 16).max(256);
-    bytes.max(1).next_multiple_of(step)
 }

@@ -113,12 +113,15 @@ macro_rules! kernels {
 }
 
 kernels! {
+    AdafactorApply = "adafactor_apply",
+    AdafactorScale = "adafactor_scale",
     Adamw = "adamw",
     Add = "add",
     AttentionMix = "attention_mix",
     AttentionMixBackward = "attention_mix_backward",
     AttentionPattern = "attention_pattern",
     AttentionPatternBackward = "attention_pattern_backward",
+    ColumnSquares = "column_squares",
     ColumnSum = "column_sum",
     CopyWindow = "copy_window",
     CrossEntropy = "cross_entropy",
@@ -133,6 +136,7 @@ kernels! {
     RmsNormGainGradient = "rms_norm_gain_gradient",
     RmsPull = "rms_pull",
     Rotate = "rotate",
+    RowSquares = "row_squares",
     ScaleColumns = "scale_columns",
     ScatterRows = "scatter_rows",
     Sum = "sum",

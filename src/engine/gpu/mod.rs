@@ -7,7 +7,7 @@ mod weights;
 
 use super::backend::{Backend, GateRule, Operand, Side};
 use super::layout::{Attention, PackedIds};
-use super::optimiser::Step;
+use super::optimiser::{LeanStep, Step};
 use super::weights::Weight;
 use super::{Engine, Result};
 use crate::model::{Form, Rows};
@@ -609,6 +609,30 @@ impl Backend for Gpu {
         numbers.extend(rates.map(f32::to_bits));
         let bound = [gradients.bind(), norm_squared.bind(), parameters.bind(), m.bind(), v.bind()];
         self.run(Kernel::Adamw, parameters.len(), &numbers, &bound);
+        Ok(())
+    }
+
+    fn adafactor(
+        &self,
+        parameters: &Tensor,
+        gradient: &Tensor,
+        rows: &Tensor,
+        cols: &Tensor,
+        step: &LeanStep,
+    ) -> Result<()> {
+        let (height, width, count) = (gradient.rows as u32, gradient.cols as u32, gradient.len() as u32);
+        let sizes = [height, width, step.beta2.to_bits()];
+        self.run(Kernel::RowSquares, gradient.rows, &sizes, &[gradient.bind(), rows.bind()]);
+        self.run(Kernel::ColumnSquares, gradient.cols, &sizes, &[gradient.bind(), cols.bind()]);
+        let total = self.tensor(1, 1)?;
+        self.run(Kernel::Sum, 1, &[height], &[rows.bind(), total.bind()]);
+        let scale = [count, height, width, step.eps.to_bits()];
+        let bound = [rows.bind(), cols.bind(), total.bind(), gradient.bind()];
+        self.run(Kernel::AdafactorScale, gradient.len(), &scale, &bound);
+        let squares = self.sum_of_squares(std::slice::from_ref(gradient))?;
+        let apply = [count, step.learning_rate.to_bits(), step.weight_decay.to_bits()];
+        let bound = [gradient.bind(), squares.bind(), parameters.bind()];
+        self.run(Kernel::AdafactorApply, gradient.len(), &apply, &bound);
         Ok(())
     }
 
