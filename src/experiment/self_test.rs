@@ -158,17 +158,8 @@ pub async fn everything<B: Backend>(engine: &Engine<B>) -> Result<Vec<(String, V
     let kept = circuit::ablation_metrics(engine, &pool, &mu, &targets, &Unwatched).await?;
     found.push(("ablated logit difference".into(), vec![kept.logit_difference as f32]));
 
-    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
-    let masked = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
     let optimiser = AdamW { eps: 1e-3, weight_decay: 0.1, ..AdamW::default() };
-    let mut training = engine.train(&masked, UpdateRule::AdamW)?;
-    let mut losses = Vec::new();
-    for lengths in [[1, 17, 3], [33, 2, 8], [5, 5, 5]] {
-        let batch = batch_of(&prompts(&lengths))?;
-        let loss = engine.train_step(&batch, answer(LossOver::Vocab), &optimiser, 0.01, &mut training)?;
-        losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
-    }
-    found.push(("training losses".into(), losses));
+    let before = engine.snapshot();
     let mut lean = engine.train(&full_slices(&engine.config), UpdateRule::Adafactor)?;
     let mut losses = Vec::new();
     for lengths in [[9, 4, 3], [5, 2, 8], [5, 5, 5]] {
@@ -178,6 +169,18 @@ pub async fn everything<B: Backend>(engine: &Engine<B>) -> Result<Vec<(String, V
         losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
     }
     found.push(("Adafactor's losses".into(), losses));
+    engine.restore(&before);
+
+    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
+    let masked = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
+    let mut training = engine.train(&masked, UpdateRule::AdamW)?;
+    let mut losses = Vec::new();
+    for lengths in [[1, 17, 3], [33, 2, 8], [5, 5, 5]] {
+        let batch = batch_of(&prompts(&lengths))?;
+        let loss = engine.train_step(&batch, answer(LossOver::Vocab), &optimiser, 0.01, &mut training)?;
+        losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
+    }
+    found.push(("training losses".into(), losses));
     for slice in full_slices(&engine.config) {
         found.push((format!("trained {}", slice.name), engine.read_parameter(&slice.name).await?));
     }
