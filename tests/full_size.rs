@@ -108,6 +108,7 @@ fn process() -> Option<(u64, u64)> {
 /// Loads the model, computes a forward, all relevances of an example and a masked step, and holds the memory to account.
 fn run(checkpoint: &mut Checkpoint, limit: u64, what: &str) {
     let gpu = common::gpu().expect("it was there a moment ago");
+    let frozen = memory::frozen_bytes(checkpoint).expect("reads");
     let before = process();
     HEAP.reset_peak_usage();
     let software = gpu.is_software();
@@ -143,6 +144,11 @@ fn run(checkpoint: &mut Checkpoint, limit: u64, what: &str) {
     let slices = head_slices(c, &heads.into_iter().collect(), KvRule::Any, NormRule::All);
     let mut training = engine.train(&slices, UpdateRule::AdamW).expect("masters");
     let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), c).expect("valid prompts");
+    let (masters, more) = memory::training_bytes(c, &slices, UpdateRule::AdamW);
+    let way_back = memory::input_bytes(c, (&batch).into()) + memory::working_bytes(c, (&batch).into());
+    let planned = frozen + masters + more + way_back;
+    println!("{what}: {} MB planned", planned / 1_000_000);
+    assert!(planned <= limit, "{what}: {planned} bytes planned");
     let objective = Objective::Answer { verbalizer: &verbalizer, over: LossOver::Vocab };
     let losses = engine.train_step(&batch, objective, &AdamW::default(), 1e-4, &mut training).expect("a step");
     let losses = block_on(engine.backend.read(&[&losses])).expect("losses").swap_remove(0);

@@ -6,9 +6,10 @@ mod common;
 use ctsft_lab::data::read_table;
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::engine::{Backend, Engine, EngineError};
+use ctsft_lab::engine::{Backend, Engine, EngineError, UpdateRule, memory};
 use ctsft_lab::experiment::{
-    self, ModelSummary, Prepared, Progress, Recipe, Record, RunError, RunObserver, Stage, Tables, Warning,
+    self, ModelSummary, Plan, Prepared, Progress, Recipe, Record, Room, RunError, RunObserver, Stage, Suggestion,
+    Tables, Warning,
 };
 use ctsft_lab::model::{Checkpoint, Tokenizer};
 use ctsft_lab::tuning::ArmKind;
@@ -243,6 +244,72 @@ fn a_run_goes_on_when_its_device_is_lost() {
             Record { warnings: expected.warnings.clone(), peak_device_bytes: expected.peak_device_bytes, ..record };
         assert_eq!(without_times(found), without_times(expected.clone()), "{stage:?}");
     }
+}
+
+#[test]
+fn what_the_plan_says_is_enough_is_enough() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let gpu = gpu();
+    let batch_tokens = gpu.batch_tokens();
+    for rule in [UpdateRule::AdamW, UpdateRule::Adafactor] {
+        let mut recipe = Recipe { random_circuits: 1, ..recipe() };
+        (recipe.competence.rule, recipe.full.rule) = (rule, rule);
+        let prepared = prepared(&recipe);
+        let mut model = checkpoint();
+        let frozen = memory::frozen_bytes(&mut model).expect("reads");
+        let plan_with = |limit| {
+            let room = Room { limit, batch_tokens, seconds_a_token: None };
+            experiment::plan(&model.config, frozen, &recipe, &prepared, &room)
+        };
+        let needed = plan_with(u64::MAX).bytes();
+        assert!(plan_with(needed).check().is_ok());
+        let refused = plan_with(needed - 1).check().expect_err("a byte too little").to_string();
+        assert!(refused.contains("ArmFull takes") && refused.contains("a run without ArmFull"), "{refused}");
+
+        let open = |limit| {
+            let engine = Engine::load(common::gpu().expect("a GPU"), &mut checkpoint(), |_, _| {})?;
+            engine.limit_memory(limit);
+            Ok(engine)
+        };
+        let summary = ModelSummary::of("qwen2_tiny", &model);
+        let watcher = Watcher::new(usize::MAX);
+        let run = experiment::run(async || open(needed), summary, &prepared, &recipe, &watcher);
+        let peak = block_on(run).expect("runs").peak_device_bytes.expect("a GPU counts");
+        println!("{rule:?}: {needed} bytes planned, {peak} taken");
+        assert!(peak <= needed, "{rule:?}: {needed} bytes planned, {peak} taken");
+        assert!(needed < 2 * peak, "{rule:?}: {needed} bytes planned, {peak} taken");
+    }
+}
+
+#[test]
+fn qwen2_5_0_5b_is_planned_before_it_is_loaded() {
+    let Some(config) = common::shared("models/qwen2.5-0.5b/config.json") else { return };
+    let config = common::config(&std::fs::read_to_string(config).expect("the config"));
+    let frozen = memory::frozen_bytes(&mut Checkpoint::made_up(config.clone()).expect("opens")).expect("reads");
+    assert!((988_000_000..995_000_000).contains(&frozen), "{frozen} bytes of bf16");
+    let plan = |recipe: &Recipe, limit: u64| {
+        let room = Room { limit, batch_tokens: 1024, seconds_a_token: Some(1e-3) };
+        experiment::plan(&config, frozen, recipe, &prepared(recipe), &room)
+    };
+    // As the recipe stands, everything is tuned by AdamW twice over.
+    let all = plan(&recipe(), 2 << 30);
+    let of = |plan: &Plan, stage| plan.stages.iter().find(|s| s.stage == stage).map(|s| (s.bytes, s.fits));
+    let (bytes, fits) = of(&all, Stage::Competence).expect("planned");
+    assert!(!fits && (8_900_000_000..9_600_000_000).contains(&bytes), "{bytes}");
+    assert!(of(&all, Stage::ZeroShot).expect("planned").1);
+    let advised = |kind: fn(&Suggestion) -> bool| all.suggestions.iter().any(kind);
+    assert!(advised(
+        |s| matches!(s, Suggestion::Adafactor { stage: Stage::Competence, bytes } if *bytes < 3_300_000_000)
+    ));
+    assert!(advised(|s| matches!(s, Suggestion::WithoutArm { stage: Stage::ArmFull })));
+    assert!(all.seconds.expect("a time") > 1.0);
+    // Without competence tuning the circuit's arm is what the page was made for.
+    let mut light = Recipe { arms: vec![ArmKind::Circuit], depth: 2, ratio: 0.02, ..recipe() };
+    light.competence.epochs = 0;
+    let light = plan(&light, 1_300_000_000);
+    assert!(light.check().is_ok(), "{light:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use ctsft_lab::engine::{Backend, Engine, LossOver};
 use ctsft_lab::experiment::self_test;
 use ctsft_lab::experiment::verify::{self, Golden, Outcome, Report};
 use ctsft_lab::experiment::{self, ModelSummary, Progress, Recipe, Record, RuleSet, RunObserver, ScoreKind, Tables};
-use ctsft_lab::model::{Checkpoint, ModelFile, made_up_checkpoint};
+use ctsft_lab::model::{Checkpoint, ModelConfig, ModelFile};
 use ctsft_lab::tuning::{ArmKind, KvRule, NormRule};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -406,7 +406,7 @@ fn bench(model: &Path, engine: Option<EngineChoice>, json: bool) -> Result<ExitC
     let open = || -> Result<Checkpoint> {
         if model.file_name().is_some_and(|name| name == "config.json") {
             let config = std::fs::read_to_string(model).with_context(|| format!("cannot read {}", model.display()))?;
-            return Ok(made_up_checkpoint(&config)?);
+            return Ok(Checkpoint::made_up(ModelConfig::from_hugging_face(&config)?)?);
         }
         open_model(model)
     };

@@ -2,6 +2,7 @@
 
 use super::Pool;
 use crate::engine::{Backend, Batch, Engine, EngineError, HeadMeans, Method, Result, Score, Target};
+use crate::model::ModelConfig;
 use crate::progress::{Observer, REVERSE_COST};
 
 /// Relevance of every head over a pool.
@@ -80,7 +81,7 @@ pub async fn relevance<B: Backend>(
                     target,
                     pool.first_live(),
                 )?);
-                sweep_cost(engine)
+                sweep_cost(&engine.config)
             }
         };
         proceed(observer, cost * batch.prompt_tokens() as f64).await?;
@@ -95,8 +96,8 @@ pub async fn relevance<B: Backend>(
 }
 
 /// Cost of one example's sweep in forwards: `H·(L+1)/2` decomposed passes of about half a forward (METHOD.md §9).
-pub fn sweep_cost<B: Backend>(engine: &Engine<B>) -> f64 {
-    (engine.config.heads * (engine.config.layers + 1)) as f64 / 4.0
+pub fn sweep_cost(c: &ModelConfig) -> f64 {
+    (c.heads * (c.layers + 1)) as f64 / 4.0
 }
 
 /// Weighted mean of the examples' relevances, in f64.

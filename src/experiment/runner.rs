@@ -32,6 +32,8 @@ pub enum RunError {
     Data(#[from] DataError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("{stage:?} takes {needed} of memory, and this run may use {limit}. What would do: {advice}")]
+    DoesNotFit { stage: Stage, needed: String, limit: String, advice: String },
 }
 
 impl RunError {
@@ -254,8 +256,8 @@ impl<O: RunObserver> Observer for Meter<'_, O> {
     }
 }
 
-/// The work a recipe takes, in weighted tokens.
-fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prepared) -> f64 {
+/// The work that each stage of a recipe takes, in weighted tokens.
+pub(super) fn planned_work(c: &ModelConfig, recipe: &Recipe, prepared: &Prepared) -> Vec<(Stage, f64)> {
     let tokens = |set: &PreparedSet| set.prompts.iter().map(|p| p.tokens.len()).sum::<usize>() as f64;
     let sets = &prepared.sets;
     let share = |n: usize, set: &PreparedSet| {
@@ -265,22 +267,32 @@ fn planned_work<B: Backend>(engine: &Engine<B>, recipe: &Recipe, prepared: &Prep
     let test = tokens(&sets.source_test) + tokens(&sets.target_test);
     let relevance_cost = match recipe.rule.method() {
         Method::Reverse(_) => REVERSE_COST,
-        Method::Sweep(_) => circuit::sweep_cost(engine),
+        Method::Sweep(_) => circuit::sweep_cost(c),
     };
     let depths = recipe.depth as f64 + 1.0;
     let faithfulness = share(recipe.sizes.faithfulness, &sets.source_test)
         * (2.0 + depths * 2.0 * (1.0 + recipe.random_circuits as f64));
     let training = |settings: &TrainSettings, set: &PreparedSet| TRAIN_COST * settings.epochs as f64 * tokens(set);
-    let arm = |kind: &ArmKind| match kind {
-        ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
-        ArmKind::Random => recipe.random_arms as f64 * (training(&recipe.masked, &sets.target_train) + test),
-        _ => training(&recipe.masked, &sets.target_train) + test,
+    let arm = |kind: &ArmKind| {
+        let work = match kind {
+            ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
+            ArmKind::Random => recipe.random_arms as f64 * (training(&recipe.masked, &sets.target_train) + test),
+            _ => training(&recipe.masked, &sets.target_train) + test,
+        };
+        (Stage::of(*kind), work)
     };
-    test + training(&recipe.competence, &sets.source_train)
-        + test
-        + pool * (1.0 + depths * relevance_cost)
-        + faithfulness
-        + recipe.arms.iter().map(arm).sum::<f64>()
+    let mut work = vec![(Stage::ZeroShot, test)];
+    if recipe.competence.epochs > 0 {
+        work.push((Stage::Competence, training(&recipe.competence, &sets.source_train)));
+    }
+    work.extend([
+        (Stage::CompetentEvaluation, test),
+        (Stage::Means, pool),
+        (Stage::Relevance, pool * depths * relevance_cost),
+        (Stage::Faithfulness, faithfulness),
+    ]);
+    work.extend(recipe.arms.iter().map(arm));
+    work
 }
 
 /// Losses of the device after which a run gives up.
@@ -355,7 +367,7 @@ pub async fn run<B: Backend>(
         watcher,
         stage: Cell::new(Stage::ZeroShot),
         done: Cell::new(0.0),
-        total: planned_work(&engine, recipe, prepared),
+        total: planned_work(&engine.config, recipe, prepared).iter().map(|(_, work)| work).sum(),
         started: now,
         stage_started: Cell::new(now),
         times: RefCell::default(),

@@ -114,6 +114,15 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A checkpoint of one safetensors file, unhashed.
+    pub(super) fn of_weights(config: ModelConfig, file: ModelFile) -> Result<Self, ModelError> {
+        let file = SafetensorsFile::open(file)?;
+        let format = format!("{} safetensors, {}", file.dtype(), file.name);
+        let holder = file.names().map(|name| (name.clone(), 0)).collect();
+        let tensors = Tensors::Safetensors { files: vec![file], holder };
+        Ok(Self { config, tokenizer: None, format, hash: String::new(), tensors })
+    }
+
     /// The form in which a weight is kept. For f32 it takes a look at every value.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A checkpoint of any size whose weights are made up as they are read and stored nowhere: for measuring at full size.
 
 use super::{Checkpoint, ModelConfig, ModelError, ModelFile};
-use std::io::{Cursor, Read, Result, Seek, SeekFrom};
+use std::io::{Read, Result, Seek, SeekFrom};
 use std::ops::Range;
 
 /// A bf16 safetensors file: small weights of both signs, gains of 1.
@@ -76,16 +76,13 @@ impl Seek for MadeUp {
     }
 }
 
-/// A checkpoint of a Hugging Face configuration with made-up bf16 weights.
-///
-/// # Errors
-/// A configuration that this program does not read.
-pub fn made_up_checkpoint(config: &str) -> std::result::Result<Checkpoint, ModelError> {
-    let weights = MadeUp::new(&ModelConfig::from_hugging_face(config)?);
-    let mut checkpoint = Checkpoint::open(vec![
-        ModelFile { name: "config.json".into(), bytes: Box::new(Cursor::new(config.as_bytes().to_vec())) },
-        ModelFile { name: "model.safetensors".into(), bytes: Box::new(weights) },
-    ])?;
-    checkpoint.format += ", made-up weights";
-    Ok(checkpoint)
+impl Checkpoint {
+    /// A checkpoint of a configuration with made-up bf16 weights.
+    ///
+    /// # Errors
+    /// None that a valid configuration could cause.
+    pub fn made_up(config: ModelConfig) -> std::result::Result<Self, ModelError> {
+        let weights = Box::new(MadeUp::new(&config));
+        Self::of_weights(config, ModelFile { name: "made up".into(), bytes: weights })
+    }
 }

@@ -11,7 +11,6 @@ mod tokenizer;
 
 pub use checkpoint::{Checkpoint, ModelFile, Source, hex};
 pub use config::{Architecture, EMBEDDING, FINAL_NORM, ModelConfig, Parameter, layer_parameter};
-pub use made_up::made_up_checkpoint;
 pub use safetensors::to_safetensors;
 pub use stored::{Form, Rows};
 pub use tokenizer::Tokenizer;

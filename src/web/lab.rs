@@ -6,10 +6,12 @@ use crate::bench;
 use crate::data;
 use crate::engine::cpu::Cpu;
 use crate::engine::gpu::Gpu;
-use crate::engine::{Backend, Engine, EngineError};
+use crate::engine::{Backend, Engine, EngineError, memory};
 use crate::experiment::self_test;
 use crate::experiment::verify::{self, Golden};
-use crate::experiment::{self, ModelSummary, Prepared, Progress, Recipe, Record, RunObserver, Sets, Tables};
+use crate::experiment::{
+    self, ModelSummary, Plan, Prepared, Progress, Recipe, Record, Room, RunObserver, Sets, Tables,
+};
 use crate::model::{Checkpoint, Form, ModelError, ModelFile};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
@@ -36,9 +38,11 @@ fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMes
     serde_wasm_bindgen::from_value(value).map_err(|e| ErrorMessage { kind: ErrorKind::Recipe, message: e.to_string() })
 }
 
-/// Memory that a run keeps to where it can: no browser says how much there is, and a tab that takes too much is ended
-/// without a word.
-const TAB_BYTES: u64 = 2 << 30;
+/// What the CPU engine may take of the 4 GiB that WebAssembly can address.
+const HEAP_BYTES: u64 = 3_500_000_000;
+
+/// Tokens of a batch that memory is planned for: no engine packs more.
+const PLANNED_BATCH: usize = 1024;
 
 /// Seconds that a run waits for a GPU.
 const OPENING_TRIES: usize = 5;
@@ -53,6 +57,8 @@ pub struct Lab {
     /// The GPU that has passed its test.
     trusted: RefCell<Option<String>>,
     last_yield: Cell<Instant>,
+    /// Seconds that a token takes through a model, by engine and the model's hash.
+    calibrated: RefCell<HashMap<(EngineKind, String), f64>>,
 }
 
 #[wasm_bindgen]
@@ -68,6 +74,7 @@ impl Lab {
             cancelled: Cell::new(false),
             trusted: RefCell::default(),
             last_yield: Cell::new(Instant::now()),
+            calibrated: RefCell::default(),
         }
     }
 
@@ -162,18 +169,47 @@ impl Lab {
         Ok(Gpu::open().await.map_err(ErrorMessage::from)?.device())
     }
 
-    /// Runs a recipe. The model's files are read anew, so that every run starts from the same weights.
+    /// What a recipe will take on an engine, a GPU giving at most `gpu_bytes`: a [`Plan`]. The time is from a short
+    /// calibration, once for each model and engine.
+    ///
+    /// # Errors
+    /// Whatever is wrong with recipe or data, or an engine that is not there.
+    pub async fn plan(&self, recipe: JsValue, engine: JsValue, gpu_bytes: f64) -> Result<JsValue, JsValue> {
+        let recipe: Recipe = from_js(recipe)?;
+        let engine: EngineKind = from_js(engine)?;
+        let prepared = self.prepare(&recipe)?;
+        let (hash, config) = match &*self.model.borrow() {
+            Some((_, checkpoint)) => (checkpoint.hash.clone(), checkpoint.config.clone()),
+            None => return Err(missing(ErrorKind::Model, "the model").into()),
+        };
+        let known = self.calibrated.borrow().get(&(engine, hash.clone())).copied();
+        let seconds = match (known, engine) {
+            (Some(seconds), _) => seconds,
+            (None, EngineKind::Cpu) => experiment::calibrate(Cpu, &config).await.map_err(ErrorMessage::from)?.1,
+            (None, EngineKind::Gpu) => {
+                let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+                experiment::calibrate(gpu, &config).await.map_err(ErrorMessage::from)?.1
+            }
+        };
+        self.calibrated.borrow_mut().insert((engine, hash), seconds);
+        Ok(to_js(&self.plan_for(&recipe, &prepared, engine, gpu_bytes, Some(seconds))?))
+    }
+
+    /// Runs a recipe, with at most `gpu_bytes` on a GPU. The model's files are read anew, so that every run starts from the
+    /// same weights.
     ///
     /// # Errors
     /// Whatever stopped it; what was found until then went out as events.
-    pub async fn run(&self, recipe: JsValue, engine: JsValue) -> Result<JsValue, JsValue> {
+    pub async fn run(&self, recipe: JsValue, engine: JsValue, gpu_bytes: f64) -> Result<JsValue, JsValue> {
         self.cancelled.set(false);
         let recipe: Recipe = from_js(recipe)?;
         let engine: EngineKind = from_js(engine)?;
         let prepared = self.prepare(&recipe)?;
+        let plan = self.plan_for(&recipe, &prepared, engine, gpu_bytes, None)?;
+        plan.check().map_err(ErrorMessage::from)?;
         let record = match engine {
-            EngineKind::Cpu => self.run_on(async || Ok(Cpu), &prepared, &recipe).await?,
-            EngineKind::Gpu => self.run_on(async || self.trusted_gpu().await, &prepared, &recipe).await?,
+            EngineKind::Cpu => self.run_on(async || Ok(Cpu), plan.limit, &prepared, &recipe).await?,
+            EngineKind::Gpu => self.run_on(async || self.trusted_gpu().await, plan.limit, &prepared, &recipe).await?,
         };
         Ok(to_js(&record))
     }
@@ -300,6 +336,22 @@ impl Lab {
         Ok(experiment::prepare(recipe, &tables, tokenizer)?)
     }
 
+    fn plan_for(
+        &self,
+        recipe: &Recipe,
+        prepared: &Prepared,
+        engine: EngineKind,
+        gpu_bytes: f64,
+        seconds_a_token: Option<f64>,
+    ) -> Result<Plan, ErrorMessage> {
+        let mut model = self.model.borrow_mut();
+        let (_, checkpoint) = model.as_mut().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
+        let frozen = memory::frozen_bytes(checkpoint)?;
+        let limit = if engine == EngineKind::Gpu { gpu_bytes as u64 } else { HEAP_BYTES };
+        let room = Room { limit, batch_tokens: PLANNED_BATCH, seconds_a_token };
+        Ok(experiment::plan(&checkpoint.config, frozen, recipe, prepared, &room))
+    }
+
     /// The GPU, once it has passed its test. One that was just lost may need a moment to come back.
     async fn trusted_gpu(&self) -> Result<Gpu, EngineError> {
         let mut opened = Gpu::open().await;
@@ -322,6 +374,7 @@ impl Lab {
     async fn run_on<B: Backend>(
         &self,
         backend: impl AsyncFn() -> Result<B, EngineError>,
+        limit: u64,
         prepared: &Prepared,
         recipe: &Recipe,
     ) -> Result<Record, ErrorMessage> {
@@ -335,7 +388,7 @@ impl Lab {
             let Some((_, checkpoint)) = model.as_mut() else { return Err(EngineError::Cancelled) };
             let progress = |done, total| self.send(&LabEvent::Loading { done, total });
             let engine = Engine::load(backend, checkpoint, progress)?;
-            engine.limit_memory(TAB_BYTES);
+            engine.limit_memory(limit);
             Ok(engine)
         };
         Ok(experiment::run(open, summary, prepared, recipe, self).await?)

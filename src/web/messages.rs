@@ -42,7 +42,7 @@ pub enum Role {
 }
 
 /// Which engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, TS)]
 #[serde(rename_all = "lowercase")]
 #[ts(export)]
 pub enum EngineKind {
@@ -134,6 +134,7 @@ impl From<RunError> for ErrorMessage {
             RunError::Recipe(error) => Self { kind: ErrorKind::Recipe, message: error.to_string() },
             RunError::Data(error) => error.into(),
             RunError::Engine(error) => error.into(),
+            RunError::DoesNotFit { .. } => Self { kind: ErrorKind::Recipe, message: error.to_string() },
         }
     }
 }
