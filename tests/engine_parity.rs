@@ -6,14 +6,11 @@ use candle_core::quantized::GgmlDType;
 use ctsft_lab::circuit::{self, Pool, Positions, SlotMap};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::{Gpu, Variant};
-use ctsft_lab::engine::{
-    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Objective, Prompt, Target, UpdateRule,
-};
-use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, gradients, prompts, trust};
+use ctsft_lab::engine::{Backend, Batch, Engine, EngineError, GateRule, LossOver, Objective, Prompt, Target};
+use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, follow, gradients, prompts, trust};
 use ctsft_lab::progress::Unwatched;
-use ctsft_lab::tuning::{KvRule, NormRule, full_slices, head_slices};
+use ctsft_lab::tuning::full_slices;
 use pollster::block_on;
-use std::collections::BTreeSet;
 
 /// What the CPU engine makes of `reference` and the GPU engine of `own`, which hold the same weights.
 fn compare(reference: common::Files, own: common::Files, gpu: Gpu, what: &str) {
@@ -86,21 +83,6 @@ fn every_stored_form_against_its_widened_weights() {
     }
 }
 
-/// Losses of 50 steps over changing batches, overlaid weights of stored bf16 included.
-fn trajectory<B: Backend>(engine: &Engine<B>) -> Vec<f32> {
-    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
-    let slices = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
-    let mut training = engine.train(&slices, UpdateRule::AdamW).expect("masters");
-    let objective = Objective::Answer { verbalizer: &VERBALIZER, over: LossOver::Vocab };
-    let step = |i: usize| {
-        let prompts = prompts(&[3 + i % 7, 17 - i % 5, 9, 1 + i % 3]);
-        let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config).expect("valid prompts");
-        let loss = engine.train_step(&batch, objective, &AdamW::default(), 1e-3, &mut training).expect("a step");
-        block_on(engine.backend.read(&[&loss])).expect("losses").swap_remove(0)
-    };
-    (0..50).flat_map(step).collect()
-}
-
 #[test]
 fn a_device_is_trusted_for_what_it_computes() {
     let Some(gpu) = common::gpu() else { return };
@@ -128,18 +110,10 @@ fn a_wrong_number_is_found_and_named() {
 #[test]
 fn fifty_steps_follow_the_cpu() {
     let Some(gpu) = common::gpu() else { return };
-    let weights = common::made_up_weights(&common::config(common::ODD_QWEN2), 11);
-    let files = vec![
-        ("config.json".into(), common::ODD_QWEN2.as_bytes().to_vec()),
-        ("model.safetensors".into(), common::safetensors_bytes(&weights, safetensors::Dtype::BF16)),
-    ];
-    let open = || common::open(files.clone()).expect("opens");
-    let expected = trajectory(&Engine::load(Cpu, &mut open(), |_, _| {}).expect("loads"));
-    let found = trajectory(&Engine::load(gpu, &mut open(), |_, _| {}).expect("loads"));
-    assert!(expected.iter().sum::<f32>() > 2.0 * expected[196..].iter().sum::<f32>(), "it learns");
-    for (i, (expected, found)) in expected.iter().zip(&found).enumerate() {
-        assert!((expected - found).abs() <= 1e-3 * expected.abs(), "loss {i}: {found} instead of {expected}");
-    }
+    let followed = block_on(follow(gpu)).expect("both train");
+    assert_eq!(followed.losses, 200);
+    assert!(followed.first > 2.0 * followed.last, "it learns: {followed:?}");
+    assert!(followed.largest_relative_error <= 1e-3, "{followed:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use candle_core::Device;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use ctsft_lab::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
 use ctsft_lab::engine::{
-    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Prompt, Score, Target, UpdateRule,
+    AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, Prompt, Score, Target, UpdateRule, memory,
 };
 use ctsft_lab::model::{Checkpoint, ModelConfig};
 use ctsft_lab::progress::Unwatched;

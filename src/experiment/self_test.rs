@@ -13,6 +13,7 @@ use crate::tuning::{KvRule, NormRule, full_slices, head_slices};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::Cursor;
 
@@ -214,4 +215,58 @@ pub async fn trust<B: Backend>(backend: B) -> Result<B> {
     let engine = Engine::load(backend, &mut made_up()?, |_, _| {})?;
     judge(&expected, &everything(&engine).await?)?;
     Ok(engine.backend)
+}
+
+/// Steps that [`follow`] trains.
+const STEPS: usize = 50;
+
+/// How a device's training went beside the CPU's.
+#[derive(Debug, Clone, Serialize)]
+pub struct Followed {
+    pub device: String,
+    pub steps: usize,
+    /// Losses compared.
+    pub losses: usize,
+    /// Mean loss of the CPU's first and last step.
+    pub first: f32,
+    pub last: f32,
+    pub largest_relative_error: f32,
+}
+
+/// Trains a circuit of the made-up model on a backend and on the CPU, and compares every loss.
+///
+/// # Errors
+/// A device failure; differences are in what is returned.
+pub async fn follow<B: Backend>(backend: B) -> Result<Followed> {
+    let device = backend.device();
+    let expected = trajectory(Cpu).await?;
+    let found = trajectory(backend).await?;
+    let error = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() / a.abs() };
+    let batch = expected.len() / STEPS;
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    Ok(Followed {
+        device,
+        steps: STEPS,
+        losses: found.len(),
+        first: mean(&expected[..batch]),
+        last: mean(&expected[expected.len() - batch..]),
+        largest_relative_error: expected.iter().zip(&found).map(error).fold(0.0, f32::max),
+    })
+}
+
+/// Losses over changing batches, with masters over stored bf16.
+async fn trajectory<B: Backend>(backend: B) -> Result<Vec<f32>> {
+    let engine = Engine::load(backend, &mut made_up()?, |_, _| {})?;
+    let heads = BTreeSet::from([Head { layer: 0, head: 1 }, Head { layer: 2, head: 3 }, Head { layer: 2, head: 4 }]);
+    let slices = head_slices(&engine.config, &heads, KvRule::Any, NormRule::All);
+    let mut training = engine.train(&slices, UpdateRule::AdamW)?;
+    let objective = Objective::Answer { verbalizer: &VERBALIZER, over: LossOver::Vocab };
+    let mut losses = Vec::new();
+    for i in 0..STEPS {
+        let prompts = prompts(&[3 + i % 7, 17 - i % 5, 9, 1 + i % 3]);
+        let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), &engine.config)?;
+        let loss = engine.train_step(&batch, objective, &AdamW::default(), 1e-3, &mut training)?;
+        losses.extend(engine.backend.read(&[&loss]).await?.swap_remove(0));
+    }
+    Ok(losses)
 }

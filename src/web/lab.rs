@@ -249,6 +249,15 @@ impl Lab {
         self.cancelled.set(true);
     }
 
+    /// Trains some steps on the GPU and on the CPU beside each other: a [`self_test::Followed`].
+    ///
+    /// # Errors
+    /// There is no GPU, or it fails.
+    pub async fn follow(&self) -> Result<JsValue, JsValue> {
+        let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+        Ok(to_js(&self_test::follow(gpu).await.map_err(ErrorMessage::from)?))
+    }
+
     /// Checks an engine in this browser against a folder of golden values; `files` are its five files.
     ///
     /// # Errors

@@ -4,6 +4,21 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { chooseEngine, goldenFolder, openLab } from './helpers';
 
+test('50 training steps on WebGPU follow the CPU', async ({ page }) => {
+  const clean = await openLab(page);
+  await chooseEngine(page, 'gpu');
+  await page.getByText('Self-check').click();
+  await page.getByRole('button', { name: 'Train 50 steps on the GPU' }).click();
+  const followed = page.getByTestId('followed');
+  await expect(followed).toBeVisible({ timeout: 5 * 60_000 });
+  const text = await followed.innerText();
+  console.log(text);
+  const [, first, last, worst] = /loss ([\d.]+) to ([\d.]+).* ([\d.e+-]+) of it/.exec(text)?.map(Number) ?? [];
+  expect(last).toBeLessThan(first! / 2);
+  expect(worst).toBeLessThanOrEqual(1e-3);
+  clean();
+});
+
 for (const folder of ['qwen2_tiny', 'llama_tiny']) {
   for (const engine of ['gpu', 'cpu'] as const) {
     test(`${folder} on ${engine}`, async ({ page }) => {

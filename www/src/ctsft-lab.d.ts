@@ -3,6 +3,7 @@ import type { Check } from './bindings/Check';
 import type { EngineKind } from './bindings/EngineKind';
 import type { LabEvent } from './bindings/LabEvent';
 import type { ModelSummary } from './bindings/ModelSummary';
+import type { Plan } from './bindings/Plan';
 import type { Recipe } from './bindings/Recipe';
 import type { Record } from './bindings/Record';
 import type { Role } from './bindings/Role';
@@ -18,11 +19,13 @@ export class Lab {
   default_recipe(): Recipe;
   check(recipe: Recipe): Check;
   gpu(): Promise<string>;
-  run(recipe: Recipe, engine: EngineKind): Promise<Record>;
+  plan(recipe: Recipe, engine: EngineKind, gpuBytes: number): Promise<Plan>;
+  run(recipe: Recipe, engine: EngineKind, gpuBytes: number): Promise<Record>;
   bench(engine: EngineKind): Promise<BenchTable>;
   bench_products(shapes: { what: string; m: number; n: number; k: number }[]): Promise<MatmulRate[]>;
   cancel(): void;
   verify(files: File[], engine: EngineKind): Promise<VerifyReport>;
+  follow(): Promise<Followed>;
 }
 /** SHA-256 of what arrives piece by piece (src/web/hash.rs). */
 export class Hash {
@@ -33,6 +36,15 @@ export class Hash {
 export interface VerifyReport {
   device: string;
   checks: { quantity: string; outcome: 'passed' | { failed: string } | { skipped: string }; largest_relative_error: number }[];
+}
+/** src/experiment/self_test.rs has the fields. */
+export interface Followed {
+  device: string;
+  steps: number;
+  losses: number;
+  first: number;
+  last: number;
+  largest_relative_error: number;
 }
 /** src/bench.rs has the fields. */
 export interface MatmulRate {

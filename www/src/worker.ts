@@ -38,7 +38,8 @@ const api = {
   defaultRecipe: () => attempt((lab) => lab.default_recipe()),
   check: (recipe: Recipe) => attempt((lab) => lab.check(recipe)),
   gpu: () => attempt((lab) => lab.gpu()),
-  run: (recipe: Recipe, engine: EngineKind) => attempt((lab) => lab.run(recipe, engine)),
+  plan: (recipe: Recipe, engine: EngineKind, gpuBytes: number) => attempt((lab) => lab.plan(recipe, engine, gpuBytes)),
+  run: (recipe: Recipe, engine: EngineKind, gpuBytes: number) => attempt((lab) => lab.run(recipe, engine, gpuBytes)),
   cancel: () => attempt((lab) => lab.cancel()),
   storedModel: (model: downloads.Downloadable) => attempt(() => downloads.stored(model)),
   removeModel: (model: downloads.Downloadable) => attempt(() => downloads.remove(model)),
@@ -47,6 +48,7 @@ const api = {
     return attempt(() => downloads.download(model, progress, stopping.signal));
   },
   stopDownload: () => stopping.abort(),
+  follow: () => attempt((lab) => lab.follow()),
   verify: (files: File[], engine: EngineKind) => attempt((lab) => lab.verify(files, engine)),
 };
 

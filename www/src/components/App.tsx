@@ -127,13 +127,13 @@ export function App() {
       return { ...r, labels, words: labels.map(word) };
     });
 
-  const run = async (engine: 'gpu' | 'cpu') => {
+  const run = async (engine: 'gpu' | 'cpu', gpuBytes: number) => {
     if (!recipe) return;
     setFailure(undefined);
     setRecord(undefined);
     setRunning({});
     try {
-      setRecord(await take(lab.run(recipe, engine)));
+      setRecord(await take(lab.run(recipe, engine, gpuBytes)));
     } catch (error) {
       setFailure(error instanceof Refusal && error.kind === 'cancelled' ? t('run.cancelled') : messageOf(error));
     } finally {
@@ -174,7 +174,7 @@ export function App() {
           onLabels={adoptLabels}
         />
         {recipe && <TaskStep recipe={recipe} ready={model !== undefined && hasTables(tables)} busy={running !== undefined} onRecipe={setRecipe} />}
-        <RunStep model={model} tables={tables} running={running} record={record} failure={failure} onRun={run} />
+        <RunStep model={model} tables={tables} recipe={recipe} running={running} record={record} failure={failure} onRun={run} />
         {record && <Warnings record={record} />}
         {record?.circuit && <Circuit key={record.started} record={record} circuit={record.circuit} />}
         {record?.zero_shot && <Results record={record} />}

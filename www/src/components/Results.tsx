@@ -33,7 +33,7 @@ export function Results({ record }: { record: Record }) {
             <Line name={t('results.zero')} both={zero_shot} />
             {competent && <Line name={t('results.competent')} both={competent} trained={recipe.competence.epochs > 0 ? record.model.parameters : 0} />}
             {record.arms.map((arm, i) => (
-              <Line key={i} name={t(`results.${arm.kind}`)} both={arm.result} trained={arm.trained_weights} total={record.model.parameters} arm={arm} before={competent ?? undefined} />
+              <Line key={i} name={armName(arm, record)} both={arm.result} trained={arm.trained_weights} total={record.model.parameters} arm={arm} before={competent ?? undefined} />
             ))}
           </tbody>
         </table>
@@ -42,6 +42,10 @@ export function Results({ record }: { record: Record }) {
     </section>
   );
 }
+
+/** An arm that was tuned in another way than the others says so. */
+const armName = (arm: ArmRecord, { recipe }: Record) =>
+  t(`results.${arm.kind}`) + (arm.kind === 'full' && recipe.full.rule !== 'adamw' ? ` (${t(`updates.${recipe.full.rule}`)})` : '');
 
 function Line(props: { name: string; both: Both; trained?: number; total?: number; arm?: ArmRecord; before?: Both }) {
   const { both, arm, before, trained } = props;

@@ -3,23 +3,31 @@ import { lab, take } from '../lab';
 import { duration, number, percent, t } from '../text';
 import type { EngineKind } from '../bindings/EngineKind';
 import type { ModelSummary } from '../bindings/ModelSummary';
+import type { Recipe } from '../bindings/Recipe';
 import type { Record } from '../bindings/Record';
 import { messageOf, type Running, type Tables } from './App';
+import { PlanView } from './PlanView';
 import { SelfCheck } from './SelfCheck';
+
+/** No browser says how much memory a GPU has, and a tab that takes too much is ended without a word. */
+const DEFAULT_GIGABYTES = 2;
 
 type Gpu = { name: string } | { problem: string } | undefined;
 
 export function RunStep(props: {
   model?: ModelSummary;
   tables: Tables;
+  recipe?: Recipe;
   running?: Running;
   record?: Record;
   failure?: string;
-  onRun: (engine: EngineKind) => Promise<void>;
+  onRun: (engine: EngineKind, gpuBytes: number) => Promise<void>;
 }) {
   const [gpu, setGpu] = useState<Gpu>();
   const [chosen, setChosen] = useState<EngineKind>();
   const [stopping, setStopping] = useState(false);
+  const [gigabytes, setGigabytes] = useState(Number(localStorage.getItem('gpu-gigabytes')) || DEFAULT_GIGABYTES);
+  const gpuBytes = gigabytes * 1e9;
   useEffect(() => {
     take(lab.gpu()).then(
       (name) => setGpu({ name }),
@@ -49,6 +57,25 @@ export function RunStep(props: {
           <input type="radio" name="engine" value="cpu" checked={known && engine === 'cpu'} disabled={!known} onChange={() => setChosen('cpu')} />
           {t('run.cpu')}
         </label>
+        {works && (
+          <label class="check">
+            {t('run.gpu_memory')}
+            <input
+              type="number"
+              name="gpu_gigabytes"
+              class="short"
+              min={0.1}
+              step={0.1}
+              value={gigabytes}
+              onChange={(e) => {
+                const n = e.currentTarget.valueAsNumber;
+                if (!(n > 0)) return void (e.currentTarget.value = String(gigabytes));
+                setGigabytes(n);
+                localStorage.setItem('gpu-gigabytes', String(n));
+              }}
+            />
+          </label>
+        )}
       </fieldset>
       <div class="buttons">
         <button
@@ -57,7 +84,7 @@ export function RunStep(props: {
           disabled={!known || missing.length > 0 || props.running !== undefined}
           onClick={() => {
             setStopping(false);
-            void props.onRun(engine);
+            void props.onRun(engine, gpuBytes);
           }}
         >
           {t('run.start')}
@@ -76,6 +103,9 @@ export function RunStep(props: {
           </button>
         )}
       </div>
+      {props.recipe && (
+        <PlanView recipe={props.recipe} engine={engine} gpuBytes={gpuBytes} disabled={!known || missing.length > 0 || props.running !== undefined} />
+      )}
       {missing.length > 0 && <p class="hint">{t('run.needs', { what: missing.join(', ') })}</p>}
       {props.running && <RunProgress running={props.running} stopping={stopping} />}
       {props.failure && <p class="bad" role="alert">{props.failure}</p>}

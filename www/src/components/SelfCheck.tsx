@@ -1,8 +1,8 @@
 import { useState } from 'preact/hooks';
 import { lab, take } from '../lab';
-import { t } from '../text';
+import { number, t } from '../text';
 import type { EngineKind } from '../bindings/EngineKind';
-import type { VerifyReport } from '../ctsft-lab.js';
+import type { Followed, VerifyReport } from '../ctsft-lab.js';
 import { messageOf } from './App';
 import { FileDrop } from './FileDrop';
 
@@ -10,19 +10,22 @@ import { FileDrop } from './FileDrop';
 export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean }) {
   const [working, setWorking] = useState(false);
   const [report, setReport] = useState<VerifyReport>();
+  const [followed, setFollowed] = useState<Followed>();
   const [failure, setFailure] = useState<string>();
-  const check = async (files: File[]) => {
+  const attempt = async (work: () => Promise<void>) => {
     setWorking(true);
     setReport(undefined);
+    setFollowed(undefined);
     setFailure(undefined);
     try {
-      setReport(await take(lab.verify(files, engine)));
+      await work();
     } catch (error) {
       setFailure(messageOf(error));
     } finally {
       setWorking(false);
     }
   };
+  const check = (files: File[]) => attempt(async () => setReport(await take(lab.verify(files, engine))));
   const passed = report?.checks.filter((c) => c.outcome === 'passed') ?? [];
   const failed = report?.checks.filter((c) => typeof c.outcome === 'object' && 'failed' in c.outcome) ?? [];
   const worst = Math.max(0, ...passed.map((c) => c.largest_relative_error));
@@ -31,6 +34,11 @@ export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean 
       <summary>{t('selfcheck.title')}</summary>
       <p class="hint">{t('selfcheck.help')}</p>
       <FileDrop id="golden-files" label={t('selfcheck.pick')} accept=".json,.safetensors" multiple disabled={busy || working} onFiles={check} />
+      <p>
+        <button type="button" class="button" disabled={busy || working || engine !== 'gpu'} onClick={() => void attempt(async () => setFollowed(await take(lab.follow())))}>
+          {t('selfcheck.follow')}
+        </button>
+      </p>
       <div role="status">
         {working && <p class="working">{t('selfcheck.working')}</p>}
         {report && (
@@ -41,6 +49,17 @@ export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean 
               failed: failed.length,
               skipped: report.checks.length - passed.length - failed.length,
               worst: worst.toExponential(1),
+            })}
+          </p>
+        )}
+        {followed && (
+          <p class={followed.largest_relative_error <= 1e-3 ? 'good' : 'bad'} data-testid="followed">
+            {t('selfcheck.followed', {
+              device: followed.device,
+              steps: followed.steps,
+              first: number(followed.first, 3),
+              last: number(followed.last, 3),
+              worst: followed.largest_relative_error.toExponential(1),
             })}
           </p>
         )}

@@ -4,10 +4,12 @@ import { number, t } from '../text';
 import type { ArmKind } from '../bindings/ArmKind';
 import type { Check } from '../bindings/Check';
 import type { Recipe } from '../bindings/Recipe';
+import type { UpdateRule } from '../bindings/UpdateRule';
 import type { RuleSet } from '../bindings/RuleSet';
 import { messageOf } from './App';
 
 const arms: ArmKind[] = ['circuit', 'nearzero', 'random', 'full'];
+const updates: UpdateRule[] = ['adamw', 'adafactor'];
 const rules: RuleSet[] = ['linear', 'secant', 'published'];
 
 export function TaskStep(props: { recipe: Recipe; ready: boolean; busy: boolean; onRecipe: (recipe: Recipe) => void }) {
@@ -50,6 +52,18 @@ export function TaskStep(props: { recipe: Recipe; ready: boolean; busy: boolean;
     amount(key, recipe.sizes[name], (n) => ({ sizes: { ...recipe.sizes, [name]: Math.round(n) } }));
   const epochs = (key: string, name: 'competence' | 'masked' | 'full') =>
     amount(key, recipe[name].epochs, (n) => ({ [name]: { ...recipe[name], epochs: Math.round(n) } }));
+  const updatedBy = (key: string, name: 'competence' | 'full') => (
+    <label>
+      {t(`task.${key}`)}
+      <select name={key} value={recipe[name].rule} disabled={busy} onChange={(e) => change({ [name]: { ...recipe[name], rule: e.currentTarget.value as UpdateRule } })}>
+        {updates.map((rule) => (
+          <option key={rule} value={rule}>
+            {t(`updates.${rule}`)}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
   return (
     <section aria-labelledby="task-title">
       <h2 id="task-title">{t('task.title')}</h2>
@@ -109,6 +123,8 @@ export function TaskStep(props: { recipe: Recipe; ready: boolean; busy: boolean;
           {amount('depth', recipe.depth, (n) => ({ depth: Math.round(n) }))}
           {amount('ratio', recipe.ratio, (ratio) => ({ ratio }), 0.01, 0.001)}
           {amount('seed', recipe.seed, (n) => ({ seed: Math.round(n) }))}
+          {updatedBy('competence_rule', 'competence')}
+          {updatedBy('full_rule', 'full')}
           <label>
             {t('task.rule')}
             <select value={recipe.rule} disabled={busy} onChange={(e) => change({ rule: e.currentTarget.value as RuleSet })}>
