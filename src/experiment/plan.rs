@@ -80,17 +80,20 @@ impl Plan {
     /// The first stage that does not fit, and what would.
     pub fn check(&self) -> Result<(), RunError> {
         let Some(stage) = self.stages.iter().find(|s| !s.fits) else { return Ok(()) };
-        let gigabytes = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+        let size = |bytes: u64| match bytes {
+            0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+            _ => format!("{:.2} GB", bytes as f64 / 1e9),
+        };
         let advice = self.suggestions.iter().map(|suggestion| match suggestion {
-            Suggestion::Adafactor { stage, bytes } => format!("{stage:?} by Adafactor ({})", gigabytes(*bytes)),
+            Suggestion::Adafactor { stage, bytes } => format!("{stage:?} by Adafactor ({})", size(*bytes)),
             Suggestion::WithoutArm { stage } => format!("a run without {stage:?}"),
             Suggestion::WithoutCompetence => "0 epochs of competence".into(),
-            Suggestion::Limit { bytes } => format!("a limit of {}", gigabytes(*bytes)),
+            Suggestion::Limit { bytes } => format!("a limit of {}", size(*bytes)),
         });
         Err(RunError::DoesNotFit {
             stage: stage.stage,
-            needed: gigabytes(stage.bytes),
-            limit: gigabytes(self.limit),
+            needed: size(stage.bytes),
+            limit: size(self.limit),
             advice: advice.collect::<Vec<_>>().join(", or "),
         })
     }

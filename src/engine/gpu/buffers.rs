@@ -2,7 +2,7 @@
 
 use crate::engine::memory::buffer_bytes;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 /// Room for the parameters of one submission's dispatches.
@@ -69,7 +69,7 @@ pub struct Arena {
 
 #[derive(Default)]
 struct Pool {
-    idle: RefCell<HashMap<u64, Vec<wgpu::Buffer>>>,
+    idle: RefCell<BTreeMap<u64, Vec<wgpu::Buffer>>>,
     idle_bytes: Cell<u64>,
     bytes: Cell<u64>,
     peak: Cell<u64>,
@@ -92,38 +92,60 @@ impl Pool {
         self.idle.borrow_mut().entry(size).or_default().push(raw);
     }
 
-    fn count(&self, size: u64) {
-        if self.limit.get().is_some_and(|limit| self.bytes.get() + size > limit) {
-            self.bytes.set(self.bytes.get() - self.idle_bytes.replace(0));
-            self.idle.borrow_mut().clear();
+    fn over_limit(&self, size: u64) -> bool {
+        self.limit.get().is_some_and(|limit| self.bytes.get() + size > limit)
+    }
+
+    /// An idle buffer of a size; where the limit leaves no room for a new one, the smallest that is large enough.
+    fn idle(&self, size: u64) -> Option<wgpu::Buffer> {
+        let mut idle = self.idle.borrow_mut();
+        let raw = match idle.get_mut(&size).and_then(Vec::pop) {
+            Some(raw) => raw,
+            None if self.over_limit(size) => idle.range_mut(size..).find_map(|(_, buffers)| buffers.pop())?,
+            None => return None,
+        };
+        self.idle_bytes.set(self.idle_bytes.get() - raw.size());
+        Some(raw)
+    }
+
+    /// Takes out idle buffers that leave no room for a new one, the largest first, and counts that one.
+    fn count(&self, size: u64) -> Vec<wgpu::Buffer> {
+        let mut gone = Vec::new();
+        let mut idle = self.idle.borrow_mut();
+        while self.over_limit(size)
+            && let Some(raw) = idle.values_mut().rev().find_map(Vec::pop)
+        {
+            self.bytes.set(self.bytes.get() - raw.size());
+            self.idle_bytes.set(self.idle_bytes.get() - raw.size());
+            gone.push(raw);
         }
         self.bytes.set(self.bytes.get() + size);
         self.peak.set(self.peak.get().max(self.bytes.get()));
+        gone
     }
 }
 
 impl Arena {
     /// A buffer of at least `bytes`, recycled where one is idle. Work is recorded in order, so a recycled buffer is
-    /// overwritten only after its former readers.
-    pub fn take(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
+    /// overwritten only after its former readers. `free` gets those that must go for it: recorded work may use them.
+    pub fn take(&self, device: &wgpu::Device, bytes: u64, free: impl FnOnce(Vec<wgpu::Buffer>)) -> Buffer {
         let size = buffer_bytes(bytes);
-        let recycled = self.pool.idle.borrow_mut().get_mut(&size).and_then(Vec::pop);
-        match recycled {
-            Some(raw) => {
-                self.pool.idle_bytes.set(self.pool.idle_bytes.get() - size);
-                Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool), recycled: true }))
-            }
-            None => self.create(device, size, true),
+        match self.pool.idle(size) {
+            Some(raw) => Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool), recycled: true })),
+            None => self.create(device, size, true, free),
         }
     }
 
-    /// A buffer that no recorded work uses.
-    pub fn fresh(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
-        self.create(device, bytes.next_multiple_of(4).max(4), false)
+    /// A buffer that no recorded work uses. `free` as for [`Arena::take`].
+    pub fn fresh(&self, device: &wgpu::Device, bytes: u64, free: impl FnOnce(Vec<wgpu::Buffer>)) -> Buffer {
+        self.create(device, bytes.next_multiple_of(4).max(4), false, free)
     }
 
-    fn create(&self, device: &wgpu::Device, size: u64, recycled: bool) -> Buffer {
-        self.pool.count(size);
+    fn create(&self, device: &wgpu::Device, size: u64, recycled: bool, free: impl FnOnce(Vec<wgpu::Buffer>)) -> Buffer {
+        let gone = self.pool.count(size);
+        if !gone.is_empty() {
+            free(gone);
+        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let raw = device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
         Buffer(Rc::new(Owned { raw, home: Rc::downgrade(&self.pool), recycled }))

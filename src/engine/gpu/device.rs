@@ -161,7 +161,7 @@ impl Device {
     pub fn allocate(&self, words: usize) -> Result<Buffer> {
         let bytes = words as u64 * 4;
         self.fits(bytes)?;
-        Ok(self.arena.take(&self.device, bytes))
+        Ok(self.arena.take(&self.device, bytes, |gone| self.free(gone)))
     }
 
     /// A buffer filled with zeros.
@@ -181,7 +181,7 @@ impl Device {
     pub fn upload(&self, data: &[u8]) -> Result<Buffer> {
         let bytes = data.len() as u64;
         self.fits(bytes)?;
-        let buffer = self.arena.fresh(&self.device, bytes);
+        let buffer = self.arena.fresh(&self.device, bytes, |gone| self.free(gone));
         self.write(&buffer, 0, data);
         Ok(buffer)
     }
@@ -189,7 +189,7 @@ impl Device {
     /// A buffer of `words` words that no recorded work uses, to be filled by [`Device::write`].
     pub fn room(&self, words: usize) -> Result<Buffer> {
         self.fits(words as u64 * 4)?;
-        Ok(self.arena.fresh(&self.device, words as u64 * 4))
+        Ok(self.arena.fresh(&self.device, words as u64 * 4, |gone| self.free(gone)))
     }
 
     /// Writes `data` at byte `start`, ahead of all recorded work.
@@ -257,6 +257,16 @@ impl Device {
         }
         self.queue.submit([encoder.finish()]);
         self.reclaim();
+    }
+
+    /// Gives memory back for a new buffer. Their last readers go first; where one can wait here, the memory is really there
+    /// when this returns.
+    fn free(&self, gone: Vec<wgpu::Buffer>) {
+        self.submit();
+        gone.iter().for_each(wgpu::Buffer::destroy);
+        #[cfg(not(target_arch = "wasm32"))]
+        // An error here shows again where a result is waited for.
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
     }
 
     /// Frees what finished work has left behind. In a browser this happens by itself.

@@ -7,7 +7,8 @@ import type { Recipe } from '../bindings/Recipe';
 import type { Suggestion } from '../bindings/Suggestion';
 import { messageOf } from './App';
 
-const gigabytes = (bytes: number) => t('plan.gigabytes', { n: number(bytes / 1e9, bytes < 1e8 ? 3 : 2) });
+const size = (bytes: number) =>
+  bytes < 1e9 ? t('plan.megabytes', { n: number(bytes / 1e6, 0) }) : t('plan.gigabytes', { n: number(bytes / 1e9, 2) });
 
 /** Says before a run what it will take, and what would fit where it does not. */
 export function PlanView(props: { recipe: Recipe; engine: EngineKind; gpuBytes: number; disabled: boolean }) {
@@ -49,7 +50,7 @@ function Planned({ plan }: { plan: Plan }) {
   return (
     <div data-testid="plan">
       <p class={fits ? 'good' : 'bad'}>
-        {t(fits ? 'plan.fits' : 'plan.does_not_fit', { most: gigabytes(most), limit: gigabytes(plan.limit) })}
+        {t(fits ? 'plan.fits' : 'plan.does_not_fit', { most: size(most), limit: size(plan.limit) })}
         {plan.seconds !== null && ` ${t('plan.time', { time: duration(plan.seconds) })}`}
       </p>
       {plan.suggestions.length > 0 && (
@@ -77,7 +78,7 @@ function Planned({ plan }: { plan: Plan }) {
               <tr key={stage.stage}>
                 <th scope="row">{t(`stage.${stage.stage}`)}</th>
                 <td class={stage.fits ? 'number' : 'number bad'}>
-                  {gigabytes(stage.bytes)}
+                  {size(stage.bytes)}
                   {!stage.fits && ` (${t('plan.too_much')})`}
                 </td>
                 <td class="number">{stage.seconds !== null && duration(stage.seconds)}</td>
@@ -94,12 +95,12 @@ function Planned({ plan }: { plan: Plan }) {
 function words(s: Suggestion): string {
   switch (s.kind) {
     case 'adafactor':
-      return t('plan.adafactor', { stage: t(`stage.${s.stage}`), memory: gigabytes(s.bytes) });
+      return t('plan.adafactor', { stage: t(`stage.${s.stage}`), memory: size(s.bytes) });
     case 'without_arm':
       return t('plan.without_arm', { stage: t(`stage.${s.stage}`) });
     case 'without_competence':
       return t('plan.without_competence');
     case 'limit':
-      return t('plan.raise', { memory: gigabytes(s.bytes) });
+      return t('plan.raise', { memory: size(s.bytes) });
   }
 }
