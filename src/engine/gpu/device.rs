@@ -39,6 +39,8 @@ pub struct Device {
     /// Kernels run since the device was opened.
     pub dispatches: Cell<u64>,
     failure: Arc<Mutex<Failure>>,
+    #[cfg(not(target_arch = "wasm32"))]
+    submitted: RefCell<Option<wgpu::SubmissionIndex>>,
 }
 
 /// What the device reported outside a call.
@@ -125,6 +127,8 @@ impl Device {
             recorded: RefCell::default(),
             dispatches: Cell::new(0),
             failure,
+            #[cfg(not(target_arch = "wasm32"))]
+            submitted: RefCell::default(),
             device,
             queue,
         })
@@ -255,8 +259,16 @@ impl Device {
                 }
             }
         }
-        self.queue.submit([encoder.finish()]);
-        self.reclaim();
+        let submitted = self.queue.submit([encoder.finish()]);
+        // What is recorded ahead holds memory in the driver: no more than two submissions wait. A browser sees to that.
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Some(before) = self.submitted.replace(Some(submitted)) {
+            let wait = wgpu::PollType::Wait { submission_index: Some(before), timeout: None };
+            // An error here shows again where a result is waited for.
+            let _ = self.device.poll(wait);
+        }
+        #[cfg(target_arch = "wasm32")]
+        drop(submitted);
     }
 
     /// Gives memory back for a new buffer. Their last readers go first; where one can wait here, the memory is really there

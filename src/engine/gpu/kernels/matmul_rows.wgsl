@@ -15,14 +15,6 @@ fn row_of(column: u32) -> vec2<u32> {
   return right_row(min(column, p.n - 1u));
 }
 
-fn store_four(row: u32, column: u32, part: u32, columns: mat4x4<f32>) {
-  let rows = transpose(columns);
-  store(row, column, part, rows[0]);
-  store(row + STEP, column, part, rows[1]);
-  store(row + 2u * STEP, column, part, rows[2]);
-  store(row + 3u * STEP, column, part, rows[3]);
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
   let row = group.y * 8u * STEP + index;
@@ -185,12 +177,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     u15 = fma(a2, vec4<f32>(b3[3].y), u15);
     l15 = fma(a3, vec4<f32>(b3[3].y), l15);
   }
-  store_four(row, column, group.z, mat4x4<f32>(u0, u1, u2, u3));
-  store_four(row + 4u * STEP, column, group.z, mat4x4<f32>(l0, l1, l2, l3));
-  store_four(row, column + 4u, group.z, mat4x4<f32>(u4, u5, u6, u7));
-  store_four(row + 4u * STEP, column + 4u, group.z, mat4x4<f32>(l4, l5, l6, l7));
-  store_four(row, column + 8u, group.z, mat4x4<f32>(u8, u9, u10, u11));
-  store_four(row + 4u * STEP, column + 8u, group.z, mat4x4<f32>(l8, l9, l10, l11));
-  store_four(row, column + 12u, group.z, mat4x4<f32>(u12, u13, u14, u15));
-  store_four(row + 4u * STEP, column + 12u, group.z, mat4x4<f32>(l12, l13, l14, l15));
+  // A loop, to keep the kernel short: a driver that compiles at run time keeps short ones longer.
+  var tile = array<vec4<f32>, 32>(
+    u0, u1, u2, u3, u4, u5, u6, u7, u8, u9, u10, u11, u12, u13, u14, u15,
+    l0, l1, l2, l3, l4, l5, l6, l7, l8, l9, l10, l11, l12, l13, l14, l15);
+  for (var i = 0u; i < 32u; i++) {
+    let r = i / 4u;
+    let c = i % 4u * 4u;
+    let at = r / 4u * 16u + c;
+    let values = vec4<f32>(tile[at][r % 4u], tile[at + 1u][r % 4u], tile[at + 2u][r % 4u], tile[at + 3u][r % 4u]);
+    store(row + r * STEP, column + c, group.z, values);
+  }
 }
