@@ -26,7 +26,7 @@ const Q8_BYTES: u64 = 800_000_000;
 /// What the Rust heap may take beside it: in a browser, the wasm heap.
 const HEAP_BYTES: usize = 300_000_000;
 /// What the process may grow by beside a software GPU's memory: the heap, and what the GPU's driver rounds up.
-const PROCESS_BYTES: u64 = 500_000_000;
+const PROCESS_BYTES: u64 = 300_000_000;
 
 #[global_allocator]
 static HEAP: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;

@@ -28,8 +28,8 @@ enum Task {
     Test,
     /// Build the static site into dist/.
     Dist,
-    /// Measure speed, work and memory: a model natively on the CPU and every GPU, then the page in Chromium beside three
-    /// other libraries.
+    /// Measure speed, work and memory: a model natively on the CPU and every GPU, products beside burn's and candle's, then
+    /// the page in Chromium beside three other libraries.
     Bench {
         #[arg(long, default_value = "models/lab")]
         model: PathBuf,
@@ -69,6 +69,8 @@ fn serve(shell: &Shell, tools: &Tools, port: u16) -> Result<()> {
 fn bench(shell: &Shell, tools: &Tools, model: &Path, json: bool) -> Result<()> {
     let format = json.then_some("--json");
     let native = cmd!(shell, "cargo run --quiet --release -- bench --model {model} {format...}").read()?;
+    let peers = "tests/bench/native/Cargo.toml";
+    let peers = cmd!(shell, "cargo run --quiet --release --locked --manifest-path {peers}").read()?;
     let chromium = tools.chromium(shell)?;
     let report = tools.root().join("target/browser-bench.json");
     shell.create_dir(tools.root().join("target"))?;
@@ -87,8 +89,8 @@ fn bench(shell: &Shell, tools: &Tools, model: &Path, json: bool) -> Result<()> {
     eprintln!("{}", cmd!(shell, "npx --no-install playwright test --config playwright.bench.config.ts").read()?);
     let browser = shell.read_file(report)?;
     match json {
-        true => println!("{{\"native\": {native},\n\"browser\": {browser}}}"),
-        false => println!("{native}\n{browser}"),
+        true => println!("{{\"native\": {native},\n\"native_products\": {peers},\n\"browser\": {browser}}}"),
+        false => println!("{native}\n{peers}\n{browser}"),
     }
     Ok(())
 }

@@ -10,6 +10,10 @@ use std::sync::{Arc, Mutex};
 /// Recorded work is handed to the device after this many commands, so that it runs while more is recorded.
 const SUBMIT_AFTER: usize = 256;
 
+/// Or after so many floating-point operations of products: a browser ends a tab whose submissions take too long, and
+/// a slow GPU does 100 in a nanosecond.
+const SUBMIT_AFTER_OPERATIONS: u64 = 20_000_000_000;
+
 /// Uploads above this many bytes are handed to the device at once.
 const LARGE_UPLOAD: usize = 1 << 22;
 
@@ -56,6 +60,8 @@ struct Failure {
 struct Recorded {
     commands: Vec<Command>,
     parameters: Vec<u8>,
+    /// Floating-point operations of the products among them.
+    operations: u64,
 }
 
 impl Device {
@@ -229,6 +235,18 @@ impl Device {
         drop(recorded);
         drop(pipelines);
         if full {
+            self.submit();
+        }
+    }
+
+    /// Counts the floating-point operations of a product that was just recorded.
+    pub fn worked(&self, operations: u64) {
+        let all = {
+            let mut recorded = self.recorded.borrow_mut();
+            recorded.operations += operations;
+            recorded.operations
+        };
+        if all > SUBMIT_AFTER_OPERATIONS {
             self.submit();
         }
     }

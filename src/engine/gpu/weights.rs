@@ -261,6 +261,7 @@ impl Gpu {
             &bound,
             [groups[0] as u32, groups[1] as u32, parts as u32],
         );
+        self.0.worked(2 * (m * n * k) as u64);
         if let Some(partial) = partial {
             let parameters = [m * n, n, parts, out.bias.is_some().into(), out.residual.is_some().into()];
             let bound = [
