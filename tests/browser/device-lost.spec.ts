@@ -1,14 +1,11 @@
 // Promise: a GPU that is lost in mid-training is opened again, and the run goes on to its end.
 import { expect, test } from '@playwright/test';
-import { chooseEngine, downloadRecord, openLab, openTables, setNumber } from './helpers';
-import { tinyFiles } from './tiny-model';
+import { chooseEngine, downloadRecord, openLab, setNumber } from './helpers';
+import { openTiny } from './tiny-model';
 
 test('the browser\'s GPU process dies while the circuit is tuned', async ({ page, browser }) => {
   const clean = await openLab(page);
-  const files = tinyFiles();
-  await page.locator('#model-files').setInputFiles(files.model);
-  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
-  await openTables(page, files.tables);
+  await openTiny(page);
   await page.getByText('Settings').click();
   const few = { source_rows: 12, pool: 12, target_rows: 24, test_rows: 6, faithfulness_rows: 6, random_circuits: 1, competence_epochs: 2, masked_epochs: 12, ratio: 0.1 };
   for (const [name, value] of Object.entries(few)) await setNumber(page, name, value);

@@ -1,14 +1,11 @@
 // Promise: a person opens a model and tables, presses Run, and gets the circuit and the table of results.
 import { expect, test } from '@playwright/test';
 import { accessible, chooseEngine, downloadRecord, hasNusax, need, nusax, openLab, openTables, runOn, setNumber, smollm } from './helpers';
-import { tinyFiles } from './tiny-model';
+import { openTiny } from './tiny-model';
 
 test('a tiny model on WebGPU: all arms, circuit, table, record', async ({ page }) => {
   const clean = await openLab(page);
-  const files = tinyFiles();
-  await page.locator('#model-files').setInputFiles(files.model);
-  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
-  await openTables(page, files.tables);
+  await openTiny(page);
   await page.getByText('Settings').click();
   await setNumber(page, 'source_rows', 24);
   await setNumber(page, 'pool', 12);
@@ -46,10 +43,7 @@ test('a tiny model on WebGPU: all arms, circuit, table, record', async ({ page }
 
 test('the head grid is walked with the arrow keys', async ({ page }) => {
   const clean = await openLab(page);
-  const files = tinyFiles();
-  await page.locator('#model-files').setInputFiles(files.model);
-  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
-  await openTables(page, { source_train: files.tables.source_train, target_train: files.tables.target_train });
+  await openTiny(page, ['source_train', 'target_train']);
   await page.getByText('Settings').click();
   for (const [name, value] of Object.entries({ source_rows: 12, pool: 12, target_rows: 6, test_rows: 6, faithfulness_rows: 6, competence_epochs: 1, masked_epochs: 1 })) {
     await setNumber(page, name, value);
@@ -67,10 +61,7 @@ test('the head grid is walked with the arrow keys', async ({ page }) => {
 
 test('cancel stops a run and keeps what it found', async ({ page }) => {
   const clean = await openLab(page);
-  const files = tinyFiles();
-  await page.locator('#model-files').setInputFiles(files.model);
-  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
-  await openTables(page, files.tables);
+  await openTiny(page);
   await page.getByText('Settings').click();
   await setNumber(page, 'competence_epochs', 400);
   await chooseEngine(page, 'cpu');

@@ -1,15 +1,18 @@
 // A tiny model with a tokenizer of its own, and labelled tables for it, written for a test.
+import { expect, type Page } from '@playwright/test';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { goldenFolder } from './helpers';
+import { goldenFolder, openTables } from './helpers';
 
 const words = (prefix: string, n: number) => Array.from({ length: n }, (_, i) => `${prefix}${i}`);
 const labels = ['negative', 'neutral', 'positive'];
 
+type Tables = { source_train: string; source_test: string; target_train: string; target_test: string };
+
 export interface TinyFiles {
   model: string[];
-  tables: { source_train: string; source_test: string; target_train: string; target_test: string };
+  tables: Tables;
 }
 
 /** The golden Qwen2's weights with a word-level tokenizer, and sentences whose label is in their words. */
@@ -50,4 +53,12 @@ export function tinyFiles(): TinyFiles {
       target_test: write('target-test.csv', table('tgt', 30, 300)),
     },
   };
+}
+
+/** Opens the tiny model and its tables, or some of them, as a person would. */
+export async function openTiny(page: Page, roles?: (keyof Tables)[]): Promise<void> {
+  const { model, tables } = tinyFiles();
+  await page.locator('#model-files').setInputFiles(model);
+  await expect(page.getByTestId('model-summary')).toContainText('4 layers of 8 heads');
+  await openTables(page, roles ? Object.fromEntries(roles.map((role) => [role, tables[role]])) : { ...tables });
 }

@@ -69,8 +69,12 @@ fn serve(shell: &Shell, tools: &Tools, port: u16) -> Result<()> {
 fn bench(shell: &Shell, tools: &Tools, model: &Path, json: bool) -> Result<()> {
     let format = json.then_some("--json");
     let native = cmd!(shell, "cargo run --quiet --release -- bench --model {model} {format...}").read()?;
-    let peers = "tests/bench/native/Cargo.toml";
-    let peers = cmd!(shell, "cargo run --quiet --release --locked --manifest-path {peers}").read()?;
+    let peers = {
+        // Its own target folder: the library's file there would take the place of ours.
+        let _target = shell.push_env("CARGO_TARGET_DIR", tools.target(shell, "native-peers"));
+        let manifest = "tests/bench/native/Cargo.toml";
+        cmd!(shell, "cargo run --quiet --release --locked --manifest-path {manifest}").read()?
+    };
     let chromium = tools.chromium(shell)?;
     let report = tools.root().join("target/browser-bench.json");
     shell.create_dir(tools.root().join("target"))?;

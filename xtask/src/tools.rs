@@ -57,15 +57,16 @@ impl Tools {
         if let Some(toolchain) = self.wasm_toolchain(shell)? {
             environment.push(shell.push_env("RUSTUP_TOOLCHAIN", toolchain));
             // The toolchains are of different versions: one folder each keeps both warm.
-            environment.push(shell.push_env("CARGO_TARGET_DIR", self.wasm_target(shell)));
+            environment.push(shell.push_env("CARGO_TARGET_DIR", self.target(shell, "wasm")));
         }
         Ok(environment)
     }
 
-    fn wasm_target(&self, shell: &Shell) -> PathBuf {
+    /// A target folder apart from the workspace's.
+    pub fn target(&self, shell: &Shell, name: &str) -> PathBuf {
         match shell.var("CARGO_TARGET_DIR") {
-            Ok(folder) => PathBuf::from(folder).join("wasm"),
-            Err(_) => self.root.join("target/wasm"),
+            Ok(folder) => PathBuf::from(folder).join(name),
+            Err(_) => self.root.join("target").join(name),
         }
     }
 
