@@ -137,6 +137,9 @@ fn what_all_prompts_begin_with_is_computed_once_and_changes_nothing() {
     let all: Vec<&Prompt> = prompts.iter().collect();
     let [apart, shared] = [0, usize::MAX].map(|most| Batch::sharing(&all, most, &engine.config).expect("valid"));
     assert_eq!((apart.tokens.len(), shared.tokens.len()), (35, 29));
+    for batch in [&apart, &shared] {
+        assert_eq!(batch.layout.pattern_entries(), batch.layout.attention().entries);
+    }
     assert_eq!(apart.prompt_tokens(), shared.prompt_tokens());
     let close = |what: &str, expected: &[f32], found: &[f32]| {
         let named = |x: &[f32]| vec![(what.to_string(), x.to_vec())];

@@ -161,7 +161,7 @@ fn work(gpu: Gpu, checkpoint: &mut Checkpoint, limit: u64, what: &str) -> GpuEng
     let mut training = engine.train(&slices, UpdateRule::AdamW).expect("masters");
     let batch = Batch::new(&prompts.iter().collect::<Vec<_>>(), c).expect("valid prompts");
     let (masters, more) = memory::training_bytes(c, &slices, UpdateRule::AdamW);
-    let way_back = memory::input_bytes(c, (&batch).into()) + memory::working_bytes(c, (&batch).into());
+    let way_back = memory::input_bytes(c, (&batch.layout).into()) + memory::working_bytes(c, (&batch.layout).into());
     let planned = frozen + masters + more + way_back;
     println!("{what}: {} MB planned", planned / 1_000_000);
     assert!(planned <= limit, "{what}: {planned} bytes planned");

@@ -103,7 +103,7 @@ impl<B: Backend> Engine<B> {
             answer_rows: batch.layout.answers(),
             tokens: b.ids(PackedIds::new(batch.tokens.clone()))?,
             rows: batch.tokens.len(),
-            shape: batch.into(),
+            shape: (&batch.layout).into(),
             attention: b.attention(attention)?,
         })
     }

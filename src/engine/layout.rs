@@ -25,6 +25,12 @@ impl PackedLayout {
         self.starts.windows(2).map(|w| self.prefix + w[1] - w[0])
     }
 
+    /// Entries of one head's patterns where every token attends: as many in a row as its position and one.
+    pub fn pattern_entries(&self) -> usize {
+        let triangle = |n: usize| n * (n + 1) / 2;
+        triangle(self.prefix) + self.lengths().map(|length| triangle(length) - triangle(self.prefix)).sum::<usize>()
+    }
+
     /// Packed token at a position of a sequence.
     pub fn token(&self, sequence: usize, position: usize) -> usize {
         if position < self.prefix { position } else { self.starts[sequence] + position - self.prefix }

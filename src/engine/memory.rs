@@ -1,8 +1,8 @@
 //! Bytes that work takes on a device, before it is done. Buffers are counted as the GPU's arena makes them.
 
+use super::UpdateRule;
 use super::layout::PackedLayout;
 use super::weights::{ParameterSlice, Segments};
-use super::{Batch, UpdateRule};
 use crate::model::{Checkpoint, ModelConfig, ModelError};
 
 /// Sizes rounded up to an eighth of their power of two at most, so that batches of similar length share buffers.
@@ -27,8 +27,7 @@ impl BatchShape {
             *at += n;
             Some(*at)
         }));
-        let layout = PackedLayout { prefix: 0, starts: starts.collect() };
-        Self { tokens: layout.tokens(), pattern_entries: layout.attention().entries, answers: lengths.len() }
+        (&PackedLayout { prefix: 0, starts: starts.collect() }).into()
     }
 
     /// The larger of both in every respect.
@@ -41,10 +40,9 @@ impl BatchShape {
     }
 }
 
-impl From<&Batch> for BatchShape {
-    fn from(batch: &Batch) -> Self {
-        let layout = &batch.layout;
-        Self { tokens: layout.tokens(), pattern_entries: layout.attention().entries, answers: layout.sequences() }
+impl From<&PackedLayout> for BatchShape {
+    fn from(layout: &PackedLayout) -> Self {
+        Self { tokens: layout.tokens(), pattern_entries: layout.pattern_entries(), answers: layout.sequences() }
     }
 }
 

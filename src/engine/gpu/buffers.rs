@@ -96,15 +96,10 @@ impl Pool {
         self.limit.get().is_some_and(|limit| self.bytes.get() + size > limit)
     }
 
-    /// An idle buffer of a size; where the limit leaves no room for a new one, the smallest that is large enough.
+    /// An idle buffer of a size. A larger one never serves: what is in use would grow beyond what was planned.
     fn idle(&self, size: u64) -> Option<wgpu::Buffer> {
-        let mut idle = self.idle.borrow_mut();
-        let raw = match idle.get_mut(&size).and_then(Vec::pop) {
-            Some(raw) => raw,
-            None if self.over_limit(size) => idle.range_mut(size..).find_map(|(_, buffers)| buffers.pop())?,
-            None => return None,
-        };
-        self.idle_bytes.set(self.idle_bytes.get() - raw.size());
+        let raw = self.idle.borrow_mut().get_mut(&size).and_then(Vec::pop)?;
+        self.idle_bytes.set(self.idle_bytes.get() - size);
         Some(raw)
     }
 
