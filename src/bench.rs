@@ -18,6 +18,8 @@ const SEQUENCES: usize = 8;
 const TOKENS: usize = 64;
 /// Side of the large square product that shapes are compared with.
 const LARGE: usize = 1024;
+/// Products that are given before any is waited for, as in a forward pass; other libraries' too.
+const PRODUCTS: usize = 6;
 /// Each timing repeats its work until this many seconds have passed.
 const ENOUGH: f64 = 1.0;
 
@@ -28,6 +30,8 @@ pub struct Shape {
     pub m: usize,
     pub n: usize,
     pub k: usize,
+    /// Whether its left side comes from a norm, which makes it ready for products.
+    pub normed: bool,
 }
 
 /// How fast it is.
@@ -184,14 +188,14 @@ async fn cost<B: Backend>(
 pub fn shapes(c: &ModelConfig) -> Vec<Shape> {
     let m = SEQUENCES * TOKENS;
     let (wide, narrow) = (c.heads_width(), c.kv_width());
-    let shape = |what: &str, m, n, k| Shape { what: what.into(), m, n, k };
+    let shape = |what: &str, m, n, k, normed| Shape { what: what.into(), m, n, k, normed };
     vec![
-        shape("W_Q", m, wide, c.hidden),
-        shape("W_K, W_V", m, narrow, c.hidden),
-        shape("W_O", m, c.hidden, wide),
-        shape("W_gate, W_up", m, c.intermediate, c.hidden),
-        shape("W_down", m, c.hidden, c.intermediate),
-        shape("W_U at answers", SEQUENCES, c.vocab, c.hidden),
+        shape("W_Q", m, wide, c.hidden, true),
+        shape("W_K, W_V", m, narrow, c.hidden, true),
+        shape("W_O", m, c.hidden, wide, false),
+        shape("W_gate, W_up", m, c.intermediate, c.hidden, true),
+        shape("W_down", m, c.hidden, c.intermediate, false),
+        shape("W_U at answers", SEQUENCES, c.vocab, c.hidden, true),
     ]
 }
 
@@ -200,24 +204,29 @@ pub fn shapes(c: &ModelConfig) -> Vec<Shape> {
 /// # Errors
 /// A device failure.
 pub async fn matmuls<B: Backend>(b: &B, form: Form, shapes: &[Shape]) -> crate::engine::Result<(f64, Vec<MatmulRate>)> {
-    let large = rate(b, Form::F32, LARGE, LARGE, LARGE).await?;
+    let large = rate(b, Form::F32, &Shape { what: String::new(), m: LARGE, n: LARGE, k: LARGE, normed: false }).await?;
     let mut rates = Vec::new();
     for shape in shapes {
-        let gflops = rate(b, form, shape.m, shape.n, shape.k).await?;
+        let gflops = rate(b, form, shape).await?;
         rates.push(MatmulRate { shape: shape.clone(), gflops, share_of_large: gflops / large });
     }
     Ok((large, rates))
 }
 
 /// GFLOP/s of `[m, k] · [n, k]ᵀ`.
-async fn rate<B: Backend>(b: &B, form: Form, m: usize, n: usize, k: usize) -> crate::engine::Result<f64> {
-    let x = b.upload(&vec![0.5; m * k], m, k)?;
+async fn rate<B: Backend>(b: &B, form: Form, shape: &Shape) -> crate::engine::Result<f64> {
+    let &Shape { m, n, k, normed, .. } = shape;
+    let mut x = b.upload(&vec![0.5; m * k], m, k)?;
+    if normed {
+        x = b.rms_norm(&x, &b.upload(&vec![1.0; k], 1, k)?, 0.0)?.0;
+    }
     let mut frozen = b.stored("", form, n, k)?;
     let mut rows = Rows::new(form, k);
     rows.values = vec![0; n * form.value_words(k)];
     rows.scales = vec![0; n * form.scale_words(k)];
     b.fill(&mut frozen, 0, &rows)?;
     let weight = Weight { frozen: &frozen, whole: None, windows: None, rows: n, cols: k };
-    let seconds = cost(b, async || b.product(&x, &weight, true, None, None).map(|_| ())).await?.seconds;
+    let products = async || (0..PRODUCTS).try_for_each(|_| b.product(&x, &weight, true, None, None).map(|_| ()));
+    let seconds = cost(b, products).await?.seconds / PRODUCTS as f64;
     Ok(2.0 * (m * n * k) as f64 / seconds / 1e9)
 }

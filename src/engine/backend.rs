@@ -137,7 +137,7 @@ pub trait Backend: Sized {
     fn rms_norm(&self, x: &Self::Tensor, gain: &Self::Tensor, eps: f64) -> Result<(Self::Tensor, Self::Tensor)>;
     /// `x · r ⊙ gain`, the factors given.
     fn rms_scale(&self, x: &Self::Tensor, gain: &Self::Tensor, r: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Gradient to `x` of [`Backend::rms_norm`]; `frozen` takes the factors `r` as constants.
+    /// Gradient to `x` of [`Backend::rms_norm`] `(+ residual)`; `frozen` takes the factors `r` as constants.
     fn rms_norm_backward(
         &self,
         dy: &Self::Tensor,
@@ -145,6 +145,7 @@ pub trait Backend: Sized {
         gain: &Self::Tensor,
         r: &Self::Tensor,
         frozen: bool,
+        residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
     /// Gradient to the gain, into `out [1, D]`.
     fn rms_norm_gain_gradient(

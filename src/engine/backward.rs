@@ -1,6 +1,6 @@
 //! The backward pass for training: gradients of the loss to any slices of the weights, and nothing else.
 
-use super::forward::{Activations, LastLayer, Packed};
+use super::forward::{Activations, LastLayer, Layer, Packed};
 use super::weights::{ParameterSlice, Place, Segments};
 use super::{Backend, Batch, Engine, EngineError, GateRule, Operand, PackedIds, Result, Side};
 use crate::model::{EMBEDDING, FINAL_NORM, layer_parameter};
@@ -254,7 +254,7 @@ impl<B: Backend> Engine<B> {
         let (b, c) = (&self.backend, &self.config);
         let (answer, r_final) = (&activations.answer, &activations.r_final);
         self.gain_gradient(FINAL_NORM, d_hidden, answer, r_final, wanted)?;
-        let d_answer = b.rms_norm_backward(d_hidden, answer, &self.vector(FINAL_NORM)?, r_final, false)?;
+        let d_answer = b.rms_norm_backward(d_hidden, answer, &self.vector(FINAL_NORM)?, r_final, false, None)?;
         let mut dx = if batch.answers_attention.is_some() { d_answer } else { self.at_answers(batch, &d_answer)? };
         for l in (wanted.floor.unwrap_or(0)..c.layers).rev() {
             // Dropped at the end of the turn: its buffers serve the layers below.
@@ -275,8 +275,7 @@ impl<B: Backend> Engine<B> {
             let d_normed2 = self.linear_backward(&d_up, &name("mlp.up_proj"), Some(&d_normed2))?;
             drop((d_gate, d_up));
             self.gain_gradient(&norm2, &d_normed2, &a.middle, &a.r2, wanted)?;
-            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, false)?;
-            dx = b.add(&dx, &d_norm)?;
+            dx = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, false, Some(&dx))?;
 
             self.linear_gradients(&[(name("self_attn.o_proj"), &dx)], || Ok(a.z.clone()), wanted)?;
             let dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
@@ -313,22 +312,32 @@ impl<B: Backend> Engine<B> {
             if lowest {
                 return Ok(None);
             }
-            let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, false)?;
-            dx = self.below(batch, l, &dx, d_norm)?;
+            dx = self.below(batch, l, &dx, &d_normed, &a, false)?;
             // Nothing further down reads this layer's weights.
             wanted.sink.flush()?;
         }
         Ok(wanted.has(EMBEDDING).then_some(dx))
     }
 
-    /// The gradient of the residual entering layer `l`, from that of the residual after its attention and that by way of
-    /// its norm.
-    pub(super) fn below(&self, batch: &Packed<B>, l: usize, dx: &B::Tensor, d_norm: B::Tensor) -> Result<B::Tensor> {
-        if !self.attention(batch, l).1 {
-            return self.backend.add(dx, &d_norm);
+    /// The gradient of the residual entering layer `l`, from that of the residual after its attention and that of its
+    /// normed input; `frozen` as for [`Backend::rms_norm_backward`].
+    pub(super) fn below(
+        &self,
+        batch: &Packed<B>,
+        l: usize,
+        dx: &B::Tensor,
+        d_normed: &B::Tensor,
+        a: &Layer<B::Tensor>,
+        frozen: bool,
+    ) -> Result<B::Tensor> {
+        let gain = self.vector(&layer_parameter(l, "input_layernorm.weight"))?;
+        let answers_only = self.attention(batch, l).1;
+        let residual = (!answers_only).then_some(dx);
+        let below = self.backend.rms_norm_backward(d_normed, &a.x, &gain, &a.r1, frozen, residual)?;
+        if answers_only {
+            self.backend.scatter_rows(dx, &batch.answers, &below)?;
         }
-        self.backend.scatter_rows(dx, &batch.answers, &d_norm)?;
-        Ok(d_norm)
+        Ok(below)
     }
 
     /// Gradients to the wanted windows of the weights and biases of linear maps of one input, given with the gradients

@@ -240,7 +240,7 @@ impl<B: Backend> Engine<B> {
         let shares: Vec<f32> = pool.batch.labels.iter().flat_map(|&gold| share(gold)).collect();
         let shares = b.upload(&shares, pool.batch.labels.len(), labels)?;
         let v_task = b.matmul(self.all(&shares), self.all(&rows), None)?;
-        b.rms_norm_backward(&v_task, &activations.answer, &self.vector(FINAL_NORM)?, &activations.r_final, true)
+        b.rms_norm_backward(&v_task, &activations.answer, &self.vector(FINAL_NORM)?, &activations.r_final, true, None)
     }
 
     /// The answer positions of what layer `l` has for the rows that attend, `[B, cols]`.
@@ -277,8 +277,7 @@ impl<B: Backend> Engine<B> {
             let d_normed2 = self.linear_backward(&d_gate, &name("mlp.gate_proj"), None)?;
             let d_normed2 = self.linear_backward(&d_up, &name("mlp.up_proj"), Some(&d_normed2))?;
             let gain2 = self.vector(&name("post_attention_layernorm.weight"))?;
-            let d_norm = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, true)?;
-            dx = b.add(&dx, &d_norm)?;
+            dx = b.rms_norm_backward(&d_normed2, &a.middle, &gain2, &a.r2, true, Some(&dx))?;
             let mut dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
             if let Some(seed) = at_heads(l, &a, &dz)? {
                 dz = b.add(&dz, &if answers_only { seed } else { self.at_answers(batch, &seed)? })?;
@@ -288,9 +287,7 @@ impl<B: Backend> Engine<B> {
             }
             let dv = b.attention_mix_backward(&a.pattern, &dz, c.kv_heads, c.head_dim, attention)?;
             let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), None)?;
-            let gain = self.vector(&name("input_layernorm.weight"))?;
-            let d_norm = b.rms_norm_backward(&d_normed, &a.x, &gain, &a.r1, true)?;
-            dx = self.below(batch, l, &dx, d_norm)?;
+            dx = self.below(batch, l, &dx, &d_normed, &a, true)?;
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ import { peers, type Shape } from './peers';
 
 /** A training batch of 8 prompts of 64 tokens through Qwen2.5-0.5B. W_U is left out: in f32 it exceeds the peers' buffers. */
 const shapes: Shape[] = [
-  { what: 'W_Q, W_O', m: 512, n: 896, k: 896 },
-  { what: 'W_K, W_V', m: 512, n: 128, k: 896 },
-  { what: 'W_gate, W_up', m: 512, n: 4864, k: 896 },
-  { what: 'W_down', m: 512, n: 896, k: 4864 },
+  { what: 'W_Q', m: 512, n: 896, k: 896, normed: true },
+  { what: 'W_K, W_V', m: 512, n: 128, k: 896, normed: true },
+  { what: 'W_O', m: 512, n: 896, k: 896, normed: false },
+  { what: 'W_gate, W_up', m: 512, n: 4864, k: 896, normed: true },
+  { what: 'W_down', m: 512, n: 896, k: 4864, normed: false },
 ];
 
 export interface BrowserTable {

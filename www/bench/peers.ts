@@ -12,21 +12,26 @@ export interface Shape {
   m: number;
   n: number;
   k: number;
+  /** Whether its left side comes from a norm, which makes ours ready for products. */
+  normed: boolean;
 }
 
 /** Values in [-1, 1) that repeat after a while. */
 const values = (count: number) => Float32Array.from({ length: count }, (_, i) => ((i * 7919) % 2003) / 1001.5 - 1);
 
-/** Seconds of one call, after one that compiles: the mean of as many as a second takes. */
-async function timed(once: () => Promise<void>): Promise<number> {
-  await once();
+/** Products that are given before any is waited for, as in src/bench.rs. */
+const PRODUCTS = 6;
+
+/** Seconds of one product, `times` of which a call makes, after one that compiles: the mean of as many calls as a second takes. */
+async function timed(products: (times: number) => Promise<void>): Promise<number> {
+  await products(1);
   const started = performance.now();
   let runs = 0;
   do {
-    await once();
+    await products(PRODUCTS);
     runs += 1;
   } while (performance.now() - started < 1000);
-  return (performance.now() - started) / 1000 / runs;
+  return (performance.now() - started) / 1000 / runs / PRODUCTS;
 }
 
 async function byJax({ m, n, k }: Shape): Promise<number> {
@@ -34,9 +39,9 @@ async function byJax({ m, n, k }: Shape): Promise<number> {
   jax.defaultDevice('webgpu');
   const x = jax.numpy.array(values(m * k), { shape: [m, k] });
   const w = jax.numpy.array(values(k * n), { shape: [k, n] });
-  const seconds = await timed(async () => {
-    const y = await jax.numpy.matmul(x.ref, w.ref).blockUntilReady();
-    y.dispose();
+  const seconds = await timed(async (times) => {
+    const results = Array.from({ length: times }, () => jax.numpy.matmul(x.ref, w.ref));
+    for (const y of results) (await y.blockUntilReady()).dispose();
   });
   x.dispose();
   w.dispose();
@@ -47,12 +52,12 @@ async function byTensorflow({ m, n, k }: Shape): Promise<number> {
   await tf.setBackend('webgpu');
   const x = tf.tensor2d(values(m * k), [m, k]);
   const w = tf.tensor2d(values(k * n), [k, n]);
-  const seconds = await timed(async () => {
-    const y = tf.matMul(x, w);
-    // It has no other way to wait: one value is read back.
-    const one = tf.slice(y, [0, 0], [1, 1]);
+  const seconds = await timed(async (times) => {
+    const results = Array.from({ length: times }, () => tf.matMul<tf.Tensor2D>(x, w));
+    // It has no other way to wait: one value of the last is read back.
+    const one = tf.slice(results[times - 1]!, [0, 0], [1, 1]);
     await one.data();
-    tf.dispose([y, one]);
+    tf.dispose([...results, one]);
   });
   tf.dispose([x, w]);
   return seconds;
@@ -68,10 +73,11 @@ async function byOnnxRuntime({ m, n, k }: Shape): Promise<number> {
   const gpuBuffer = device.createBuffer({ size: 4 * m * k, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC });
   device.queue.writeBuffer(gpuBuffer, 0, values(m * k));
   const x = ort.Tensor.fromGpuBuffer(gpuBuffer as never, { dataType: 'float32', dims: [m, k] });
-  const seconds = await timed(async () => {
-    const { y } = await session.run({ x });
+  const seconds = await timed(async (times) => {
+    const results = [];
+    for (let i = 0; i < times; i++) results.push((await session.run({ x })).y);
     await device.queue.onSubmittedWorkDone();
-    y?.dispose();
+    results.forEach((y) => y?.dispose());
   });
   gpuBuffer.destroy();
   await session.release();

@@ -246,10 +246,19 @@ impl Backend for Cpu {
         Ok(x.broadcast_mul(r)?.broadcast_mul(gain)?)
     }
 
-    fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        gain: &Tensor,
+        r: &Tensor,
+        frozen: bool,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
         let dx = ops::rms_norm_backward(&values(dy)?, &values(x)?, &values(gain)?, &values(r)?, frozen);
-        matrix(dx, rows, cols)
+        let dx = matrix(dx, rows, cols)?;
+        residual.map_or(Ok(dx.clone()), |residual| Ok((dx + residual)?))
     }
 
     fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor, out: &Tensor) -> Result<()> {

@@ -44,12 +44,78 @@ pub enum Variant {
 impl Variant {
     pub const ALL: [Self; 4] = [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16)];
 
-    /// Rows and columns that one workgroup makes.
-    pub fn tile(self) -> (usize, usize) {
+    /// Rows that one workgroup makes.
+    pub fn rows(self) -> usize {
         match self {
-            Self::Direct => (64, 32),
-            Self::Rows => (64, 16),
-            Self::Tiled(side) => (4 * side as usize, 4 * side as usize),
+            Self::Direct | Self::Rows => 64,
+            Self::Tiled(side) => 4 * side as usize,
+        }
+    }
+
+    /// Columns that one workgroup may make.
+    fn columns(self, right: Numbers, right_transposed: bool) -> &'static [usize] {
+        match self {
+            Self::Direct | Self::Tiled(8) => &[32],
+            Self::Tiled(_) => &[64],
+            // The more, the fewer loads, but only while the loop stays in a processor's instruction cache: measured for each.
+            Self::Rows => match (right, right_transposed) {
+                (Numbers::Packed(Form::Bf16), true) => &[28, 26],
+                (Numbers::Packed(Form::Bf16), false) => &[24],
+                (Numbers::Scalar | Numbers::Vec4, _) => &[20, 16],
+                _ => &[16],
+            },
+        }
+    }
+
+    /// Columns that one workgroup makes of `n`: those that reach least beyond them.
+    pub fn columns_of(self, n: usize, right: Numbers, right_transposed: bool) -> usize {
+        let beyond = |columns: &usize| n.next_multiple_of(*columns);
+        self.columns(right, right_transposed).iter().copied().min_by_key(beyond).unwrap_or(1)
+    }
+}
+
+/// Columns that a thread of `transpose` takes.
+pub const TRANSPOSED_COLUMNS: usize = 16;
+
+/// A source in which each run of lines with a `$` stands once for every two of `columns`: `$0` and `$1` become their
+/// numbers.
+fn repeated(source: &str, columns: usize) -> String {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut out = format!("const COLUMNS: u32 = {columns}u;\n");
+    for run in lines.chunk_by(|a, b| a.contains('$') == b.contains('$')) {
+        let times = if run[0].contains('$') { columns / 2 } else { 1 };
+        for pair in 0..times {
+            for line in run {
+                out += &line.replace("$0", &(2 * pair).to_string()).replace("$1", &(2 * pair + 1).to_string());
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
+/// How many threads take a row of a row-wise kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowWise {
+    /// One; the norm leaves a transposed copy too, for [`Variant::Rows`].
+    Alone,
+    /// A workgroup.
+    Shared,
+}
+
+impl RowWise {
+    /// Threads of a row.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Alone => 1,
+            Self::Shared => 64,
+        }
+    }
+
+    fn part(self) -> &'static str {
+        match self {
+            Self::Alone => include_str!("kernels/parts/row_alone.wgsl"),
+            Self::Shared => include_str!("kernels/parts/row_shared.wgsl"),
         }
     }
 }
@@ -62,6 +128,8 @@ pub struct Product {
     pub left_transposed: bool,
     pub right: Numbers,
     pub right_transposed: bool,
+    /// Columns that one workgroup makes.
+    pub columns: usize,
 }
 
 impl Product {
@@ -70,19 +138,19 @@ impl Product {
             "const LEFT_TRANSPOSED: bool = {};\nconst RIGHT_TRANSPOSED: bool = {};\n",
             self.left_transposed, self.right_transposed
         );
-        let body = match self.variant {
-            Variant::Direct => include_str!("kernels/matmul_direct.wgsl"),
-            Variant::Rows => include_str!("kernels/matmul_rows.wgsl"),
+        let body: String = match self.variant {
+            Variant::Direct => include_str!("kernels/matmul_direct.wgsl").into(),
+            Variant::Rows => repeated(include_str!("kernels/matmul_rows.wgsl"), self.columns),
             Variant::Tiled(side) => {
                 constants += &format!("const SIDE: u32 = {side}u;\n");
-                include_str!("kernels/matmul_tiled.wgsl")
+                include_str!("kernels/matmul_tiled.wgsl").into()
             }
         };
         let left = match self.left_vec4 {
             false => include_str!("kernels/parts/left_scalar.wgsl"),
             true => include_str!("kernels/parts/left_vec4.wgsl"),
         };
-        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, self.right.part(), body].join("\n")
+        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, self.right.part(), &body].join("\n")
     }
 }
 
@@ -93,6 +161,9 @@ macro_rules! kernels {
         pub enum Kernel {
             $($name,)*
             Product(Product),
+            RmsNorm(RowWise),
+            RmsNormBackward(RowWise),
+            Transpose,
             WidenRows(Numbers),
         }
 
@@ -105,6 +176,17 @@ macro_rules! kernels {
                 match self {
                     $(Self::$name => include_str!(concat!("kernels/", $file, ".wgsl")).into(),)*
                     Self::Product(product) => product.source(),
+                    Self::RmsNorm(threads) => {
+                        let put = match threads {
+                            RowWise::Shared => include_str!("kernels/parts/norm_plain.wgsl"),
+                            RowWise::Alone => include_str!("kernels/parts/norm_copied.wgsl"),
+                        };
+                        [threads.part(), include_str!("kernels/rms_norm.wgsl"), put].join("\n")
+                    }
+                    Self::RmsNormBackward(threads) => {
+                        [threads.part(), include_str!("kernels/rms_norm_backward.wgsl")].join("\n")
+                    }
+                    Self::Transpose => repeated(include_str!("kernels/transpose.wgsl"), TRANSPOSED_COLUMNS),
                     Self::WidenRows(right) => [right.part(), include_str!("kernels/widen_rows.wgsl")].join("\n"),
                 }
             }
@@ -130,11 +212,8 @@ kernels! {
     HeadProducts = "head_products",
     LogSumExpChunks = "log_sum_exp_chunks",
     ReplaceHeads = "replace_heads",
-    RmsFactor = "rms_factor",
-    RmsNorm = "rms_norm",
-    RmsNormBackward = "rms_norm_backward",
     RmsNormGainGradient = "rms_norm_gain_gradient",
-    RmsPull = "rms_pull",
+    RmsScale = "rms_scale",
     Rotate = "rotate",
     RowSquares = "row_squares",
     ScaleColumns = "scale_columns",
@@ -144,7 +223,6 @@ kernels! {
     SumParts = "sum_parts",
     Swiglu = "swiglu",
     SwigluBackward = "swiglu_backward",
-    Transpose = "transpose",
 }
 
 pub struct Pipeline {
@@ -224,7 +302,7 @@ fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kernel, Numbers, Product, Variant};
+    use super::{Kernel, Numbers, Product, RowWise, Variant};
     use crate::model::Form;
     use std::collections::BTreeMap;
 
@@ -233,7 +311,10 @@ mod tests {
         let packed = Form::ALL.into_iter().filter(|form| *form != Form::F32).map(Numbers::Packed);
         let numbers = [Numbers::Scalar, Numbers::Vec4].into_iter().chain(packed);
         let sides = [(false, true), (false, false), (true, false), (true, true)];
-        let mut all = Kernel::SINGLE.to_vec();
+        let mut all = [Kernel::SINGLE, &[Kernel::Transpose]].concat();
+        for threads in [RowWise::Alone, RowWise::Shared] {
+            all.extend([Kernel::RmsNorm(threads), Kernel::RmsNormBackward(threads)]);
+        }
         for right in numbers {
             all.push(Kernel::WidenRows(right));
             for variant in Variant::ALL {
@@ -243,7 +324,10 @@ mod tests {
                     if variant == Variant::Rows && (left_vec4 || !left_transposed) {
                         continue;
                     }
-                    all.push(Kernel::Product(Product { variant, left_vec4, left_transposed, right, right_transposed }));
+                    for &columns in variant.columns(right, right_transposed) {
+                        let product = Product { variant, left_vec4, left_transposed, right, right_transposed, columns };
+                        all.push(Kernel::Product(product));
+                    }
                 }
             }
         }

@@ -13,8 +13,8 @@ use super::{Engine, Result};
 use crate::model::{Form, Rows};
 use buffers::{Binding, Buffer};
 use device::Device;
-use kernels::Kernel;
 pub use kernels::Variant;
+use kernels::{Kernel, RowWise};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -35,9 +35,15 @@ pub struct Tensor {
     start: usize,
     rows: usize,
     cols: usize,
+    /// Its transposed copy, where products are going to read that.
+    transposed: Option<Buffer>,
 }
 
 impl Tensor {
+    fn new(buffer: Buffer, start: usize, rows: usize, cols: usize) -> Self {
+        Self { buffer, start, rows, cols, transposed: None }
+    }
+
     fn len(&self) -> usize {
         self.rows * self.cols
     }
@@ -163,7 +169,7 @@ impl Gpu {
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.allocate(rows * cols)?, start: 0, rows, cols })
+        Ok(Tensor::new(self.0.allocate(rows * cols)?, 0, rows, cols))
     }
 
     /// Runs a kernel with one thread for each of `threads`.
@@ -228,11 +234,11 @@ impl Backend for Gpu {
     }
 
     fn upload(&self, data: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.upload(bytemuck::cast_slice(data))?, start: 0, rows, cols })
+        Ok(Tensor::new(self.0.upload(bytemuck::cast_slice(data))?, 0, rows, cols))
     }
 
     fn zeros(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: self.0.zeros(rows * cols)?, start: 0, rows, cols })
+        Ok(Tensor::new(self.0.zeros(rows * cols)?, 0, rows, cols))
     }
 
     fn ids(&self, ids: PackedIds) -> Result<Ids> {
@@ -271,7 +277,7 @@ impl Backend for Gpu {
     }
 
     fn view(&self, flat: &Tensor, start: usize, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor { buffer: flat.buffer.clone(), start: flat.start + start, rows, cols })
+        Ok(Tensor::new(flat.buffer.clone(), flat.start + start, rows, cols))
     }
 
     fn clear(&self, x: &Tensor) -> Result<()> {
@@ -359,39 +365,36 @@ impl Backend for Gpu {
     }
 
     fn rms_norm(&self, x: &Tensor, gain: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
-        let r = self.tensor(x.rows, 1)?;
-        self.run(
-            Kernel::RmsFactor,
-            x.rows,
-            &[x.rows as u32, x.cols as u32, (eps as f32).to_bits()],
-            &[x.bind(), r.bind()],
-        );
-        Ok((self.rms_scale(x, gain, &r)?, r))
+        let threads = self.row_wise(x.rows);
+        let (out, r) = (self.tensor(x.rows, x.cols)?, self.tensor(x.rows, 1)?);
+        let transposed = if threads == RowWise::Alone { Some(self.0.allocate(x.len())?) } else { None };
+        let parameters = [x.rows as u32, x.cols as u32, (eps as f32).to_bits()];
+        let mut bound = vec![x.bind(), gain.bind(), r.bind(), out.bind()];
+        bound.extend(transposed.as_ref().map(Buffer::bind));
+        self.run(Kernel::RmsNorm(threads), x.rows * threads.lanes(), &parameters, &bound);
+        Ok((Tensor { transposed, ..out }, r))
     }
 
     fn rms_scale(&self, x: &Tensor, gain: &Tensor, r: &Tensor) -> Result<Tensor> {
-        self.elementwise(Kernel::RmsNorm, x, &[x.cols as u32], &[x.bind(), r.bind(), gain.bind()])
+        self.elementwise(Kernel::RmsScale, x, &[x.cols as u32], &[x.bind(), r.bind(), gain.bind()])
     }
 
-    fn rms_norm_backward(&self, dy: &Tensor, x: &Tensor, gain: &Tensor, r: &Tensor, frozen: bool) -> Result<Tensor> {
-        let pull = if frozen {
-            self.zeros(x.rows, 1)?
-        } else {
-            let pull = self.tensor(x.rows, 1)?;
-            self.run(
-                Kernel::RmsPull,
-                x.rows,
-                &[x.rows as u32, x.cols as u32],
-                &[dy.bind(), x.bind(), gain.bind(), r.bind(), pull.bind()],
-            );
-            pull
-        };
-        self.elementwise(
-            Kernel::RmsNormBackward,
-            x,
-            &[x.cols as u32],
-            &[dy.bind(), x.bind(), gain.bind(), r.bind(), pull.bind()],
-        )
+    fn rms_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        gain: &Tensor,
+        r: &Tensor,
+        frozen: bool,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let threads = self.row_wise(x.rows);
+        let out = self.tensor(x.rows, x.cols)?;
+        let parameters = [x.rows as u32, x.cols as u32, frozen.into(), residual.is_some().into()];
+        // An absent operand still needs a buffer to bind; the kernel does not read it.
+        let bound = [dy.bind(), x.bind(), gain.bind(), r.bind(), residual.unwrap_or(x).bind(), out.bind()];
+        self.run(Kernel::RmsNormBackward(threads), x.rows * threads.lanes(), &parameters, &bound);
+        Ok(out)
     }
 
     fn rms_norm_gain_gradient(&self, dy: &Tensor, x: &Tensor, r: &Tensor, out: &Tensor) -> Result<()> {

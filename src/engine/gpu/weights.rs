@@ -1,7 +1,7 @@
 //! Matrix products: weights in their stored form, and plain tensors.
 
 use super::buffers::{Binding, Buffer};
-use super::kernels::{Kernel, Numbers, Product, Variant};
+use super::kernels::{Kernel, Numbers, Product, RowWise, TRANSPOSED_COLUMNS, Variant};
 use super::{Gpu, Ids, Tensor};
 use crate::engine::backend::Operand;
 use crate::engine::weights::Weight;
@@ -190,12 +190,23 @@ impl Gpu {
         Ok(out)
     }
 
+    /// How a product of `m` rows is computed.
+    fn variant(&self, m: usize) -> Variant {
+        if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() }
+    }
+
+    /// How a row-wise kernel over `rows` rows is computed.
+    pub(super) fn row_wise(&self, rows: usize) -> RowWise {
+        if self.variant(rows) == Variant::Rows { RowWise::Alone } else { RowWise::Shared }
+    }
+
     /// The left side transposed, `[k, m]`.
-    fn transpose(&self, left: &Left<'_>) -> Result<Tensor> {
+    fn transpose(&self, left: &Left<'_>) -> Result<Buffer> {
         let (m, k) = left.shape;
-        let out = self.tensor(k, m)?;
-        let parameters = [m * k, m, left.start, left.x.cols].map(|x| x as u32);
-        self.run(Kernel::Transpose, m * k, &parameters, &[left.x.bind(), out.bind()]);
+        let out = self.0.allocate(m * k)?;
+        let parameters = [m, k, left.start, left.x.cols].map(|x| x as u32);
+        let groups = [m.div_ceil(64), k.div_ceil(TRANSPOSED_COLUMNS), 1].map(|x| x as u32);
+        self.0.dispatch(Kernel::Transpose, &parameters, &[left.x.bind(), out.bind()], groups);
         Ok(out)
     }
 
@@ -209,16 +220,28 @@ impl Gpu {
         out: &Out<'_>,
     ) -> Result<()> {
         let (m, k) = left.shape;
-        let variant = if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() };
+        let variant = self.variant(m);
         let copy;
         let left = if variant == Variant::Rows && !left.transposed {
-            copy = self.transpose(&left)?;
-            Left { x: &copy, start: 0, transposed: true, shape: (m, k) }
+            // A copy of all of it holds the columns wanted as rows.
+            let (buffer, rows, start) = match &left.x.transposed {
+                Some(all) => (all.clone(), left.x.cols, left.start * m),
+                None => (self.transpose(&left)?, k, 0),
+            };
+            copy = Tensor::new(buffer, 0, rows, m);
+            Left { x: &copy, start, transposed: true, shape: (m, k) }
         } else {
             left
         };
-        let (tall, wide) = variant.tile();
-        let groups = [n.div_ceil(wide), m.div_ceil(tall)];
+        let product = Product {
+            variant,
+            left_vec4: variant != Variant::Rows && left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
+            left_transposed: left.transposed,
+            right: right.numbers,
+            right_transposed,
+            columns: variant.columns_of(n, right.numbers, right_transposed),
+        };
+        let groups = [n.div_ceil(product.columns), m.div_ceil(variant.rows())];
         let threads = match variant {
             Variant::Direct => m.div_ceil(8) * n.div_ceil(4),
             Variant::Rows => groups[0] * groups[1] * 8,
@@ -248,13 +271,6 @@ impl Gpu {
             residual.unwrap_or(left.x).bind(),
             target.bind(),
         ];
-        let product = Product {
-            variant,
-            left_vec4: variant != Variant::Rows && left.x.cols.is_multiple_of(4) && left.start.is_multiple_of(4),
-            left_transposed: left.transposed,
-            right: right.numbers,
-            right_transposed,
-        };
         self.0.dispatch(
             Kernel::Product(product),
             &parameters,

@@ -1,7 +1,8 @@
-// out [columns, rows] = (the columns start.. of x, rows stride long)ᵀ, count = rows·columns. One thread a value.
+// out [columns, rows] = (the columns start.. of x, rows stride long)ᵀ. A thread takes COLUMNS columns of one row: what
+// neighbouring threads write lies together. A run of lines with $ stands once for every two of them, $0 and $1 (kernels.rs).
 struct Params {
-  count: u32,
   rows: u32,
+  columns: u32,
   start: u32,
   stride: u32,
 }
@@ -10,8 +11,15 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-  let i = id.x + id.y * groups.x * 64u;
-  if i >= p.count { return; }
-  out[i] = x[i % p.rows * p.stride + p.start + i / p.rows];
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  if id.x >= p.rows { return; }
+  let first = id.y * COLUMNS;
+  let base = id.x * p.stride + p.start + first;
+  let to = first * p.rows + id.x;
+  let count = p.columns - first;
+  let v$0 = x[base + $0u];
+  let v$1 = x[base + $1u];
+  // All is read before any is written.
+  if $0u < count { out[to + $0u * p.rows] = v$0; }
+  if $1u < count { out[to + $1u * p.rows] = v$1; }
 }

@@ -22,21 +22,23 @@ struct Params {
 @group(0) @binding(5) var<storage, read> residual: array<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
+fn store_one(row: u32, column: u32, part: u32, x: f32) {
+  if row >= p.m || column >= p.n { return; }
+  let place = p.out_start + column;
+  let at = row * p.out_stride + place;
+  var value = x;
+  if p.has_bias != 0u {
+    value += bias[place];
+  }
+  if p.has_residual != 0u {
+    value += residual[at];
+  }
+  out[part * p.m * p.n + at] = value;
+}
+
 fn store(row: u32, first: u32, part: u32, values: vec4<f32>) {
-  if row >= p.m { return; }
   for (var j = 0u; j < 4u; j++) {
-    let column = p.out_start + first + j;
-    if first + j < p.n {
-      let at = row * p.out_stride + column;
-      var value = values[j];
-      if p.has_bias != 0u {
-        value += bias[column];
-      }
-      if p.has_residual != 0u {
-        value += residual[at];
-      }
-      out[part * p.m * p.n + at] = value;
-    }
+    store_one(row, first + j, part, values[j]);
   }
 }
 
