@@ -75,6 +75,26 @@ test('cancel stops a run and keeps what it found', async ({ page }) => {
   clean();
 });
 
+test('cancel takes less than a second, however long a step takes, and loses nothing that is open', async ({ page }) => {
+  need(hasNusax, 'NusaX beside the checkout (CTSFT_SHARED)');
+  need(smollm !== '', 'the SmolLM2 GGUF (CTSFT_SMOLLM2)');
+  const clean = await openLab(page);
+  await page.locator('#model-files').setInputFiles(smollm);
+  await expect(page.getByTestId('model-summary')).toContainText('30 layers of 9 heads', { timeout: 120_000 });
+  await openTables(page, { source_train: nusax('english', 'train'), target_train: nusax('indonesian', 'train') });
+  await chooseEngine(page, 'cpu');
+  await page.getByRole('button', { name: 'Run', exact: true }).click();
+  // From here on batches follow each other, each of several seconds.
+  await expect(page.locator('.progress')).toContainText('so far', { timeout: 120_000 });
+  await page.getByRole('button', { name: 'Cancel' }).click();
+  await expect(page.getByText('Stopped.')).toBeVisible({ timeout: 1_000 });
+  await page.getByRole('button', { name: 'Check' }).click();
+  await expect(page.getByText('The answers are the tokens')).toBeVisible({ timeout: 60_000 });
+  await page.getByRole('button', { name: 'Run', exact: true }).click();
+  await expect(page.locator('.progress')).toContainText('so far', { timeout: 120_000 });
+  clean();
+});
+
 test('errors are shown in words where they arise', async ({ page }) => {
   await openLab(page);
   const bytes = (name: string, text: string) => ({ name, mimeType: 'text/csv', buffer: Buffer.from(text) });

@@ -2,8 +2,87 @@
 import * as Comlink from 'comlink';
 import type { LabApi, Outcome } from './worker';
 import type { ErrorMessage } from './bindings/ErrorMessage';
+import type { Role } from './bindings/Role';
 
-export const lab = Comlink.wrap<LabApi>(new Worker(new URL('./worker.js', import.meta.url), { type: 'module' }));
+/** Milliseconds that a cancelled run has for an end of its own, between two of its steps. */
+const PATIENCE = 300;
+
+/** What the worker has open, for the one that may take its place. */
+const open: { model?: File[]; tables: Map<Role, File>; listener?: Parameters<LabApi['listen']>[0] } = { tables: new Map() };
+
+function start() {
+  const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+  let end = () => {};
+  const ended = new Promise<Outcome<never>>((resolve) => {
+    end = () => {
+      worker.terminate();
+      resolve({ ok: false, error: { kind: 'cancelled', message: 'the worker was ended' } });
+    };
+  });
+  const api = Comlink.wrap<LabApi>(worker);
+  const reopen = async () => {
+    if (open.listener) await api.listen(open.listener);
+    for (const [role, file] of open.tables) await api.readTable(role, file);
+    if (open.model) await api.openModel(open.model);
+  };
+  return { api, end, ended, ready: reopen() };
+}
+
+let current = start();
+let run: Promise<unknown> = Promise.resolve();
+
+const call = async <T>(by: (api: Comlink.Remote<LabApi>) => Promise<Outcome<T>>): Promise<Outcome<T>> => {
+  const { api, ended, ready } = current;
+  await ready;
+  return Promise.race([by(api), ended]);
+};
+
+/** The worker's functions. Where it is ended under one, that one has been cancelled. */
+export const lab = {
+  listen: (listener: Parameters<LabApi['listen']>[0]) => {
+    open.listener = Comlink.proxy(listener);
+    return current.api.listen(open.listener);
+  },
+  openModel: async (files: File[]) => {
+    const outcome = await call((api) => api.openModel(files));
+    if (outcome.ok) open.model = files;
+    return outcome;
+  },
+  readTable: async (role: Role, file: File) => {
+    const outcome = await call((api) => api.readTable(role, file));
+    if (outcome.ok) open.tables.set(role, file);
+    return outcome;
+  },
+  removeTable: (role: Role) => {
+    open.tables.delete(role);
+    return call((api) => api.removeTable(role));
+  },
+  labels: (...of: Parameters<LabApi['labels']>) => call((api) => api.labels(...of)),
+  defaultRecipe: () => call((api) => api.defaultRecipe()),
+  check: (...of: Parameters<LabApi['check']>) => call((api) => api.check(...of)),
+  gpu: () => call((api) => api.gpu()),
+  plan: (...of: Parameters<LabApi['plan']>) => call((api) => api.plan(...of)),
+  run: (...of: Parameters<LabApi['run']>) => {
+    const outcome = call((api) => api.run(...of));
+    run = outcome;
+    return outcome;
+  },
+  /** Ends the run. Its step may take long and hears nothing: then the worker is ended and another takes its place. */
+  cancel: async () => {
+    const cancelled = current;
+    void cancelled.api.cancel();
+    const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE, 'over'));
+    if ((await Promise.race([run, patience])) !== 'over' || cancelled !== current) return;
+    current = start();
+    cancelled.end();
+  },
+  storedModel: (...of: Parameters<LabApi['storedModel']>) => call((api) => api.storedModel(...of)),
+  removeModel: (...of: Parameters<LabApi['removeModel']>) => call((api) => api.removeModel(...of)),
+  downloadModel: (...of: Parameters<LabApi['downloadModel']>) => call((api) => api.downloadModel(...of)),
+  stopDownload: () => current.api.stopDownload(),
+  follow: () => call((api) => api.follow()),
+  verify: (...of: Parameters<LabApi['verify']>) => call((api) => api.verify(...of)),
+};
 
 /** A refusal from the worker, in words for the user. */
 export class Refusal extends Error {

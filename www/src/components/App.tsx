@@ -1,4 +1,3 @@
-import * as Comlink from 'comlink';
 import { useEffect, useReducer, useState } from 'preact/hooks';
 import * as builtIn from '../built-in';
 import { lab, take, Refusal } from '../lab';
@@ -53,7 +52,7 @@ export function App() {
       else if (event.type === 'self_test') setRunning((now) => now && { testing: true });
       else setRunning((now) => now && (event.type === 'progress' ? { progress: event.progress } : { loading: event }));
     };
-    void lab.listen(Comlink.proxy(listen));
+    void lab.listen(listen);
   }, []);
 
   const whileOpening = async (open: () => Promise<void>) => {

@@ -96,7 +96,7 @@ export function RunStep(props: {
             disabled={stopping}
             onClick={() => {
               setStopping(true);
-              void take(lab.cancel());
+              void lab.cancel();
             }}
           >
             {t('run.cancel')}
