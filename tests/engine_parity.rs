@@ -84,9 +84,13 @@ fn every_stored_form_against_its_widened_weights() {
 }
 
 #[test]
-fn a_device_is_trusted_for_what_it_computes() {
-    let Some(gpu) = common::gpu() else { return };
-    block_on(trust(gpu)).expect("this one computes right");
+fn a_device_is_trusted_for_what_it_computes_in_every_form_by_every_variant() {
+    if common::gpu().is_none() {
+        return;
+    }
+    for variant in Variant::ALL {
+        block_on(trust(gpu(Some(variant), None))).unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+    }
 }
 
 #[test]

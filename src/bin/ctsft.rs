@@ -10,10 +10,12 @@ use ctsft_lab::circuit::Scope;
 use ctsft_lab::data::{ColumnMapping, Table, read_table};
 use ctsft_lab::engine::cpu::Cpu;
 use ctsft_lab::engine::gpu::Gpu;
-use ctsft_lab::engine::{Backend, Engine, LossOver};
+use ctsft_lab::engine::{Backend, Engine, LossOver, memory};
 use ctsft_lab::experiment::self_test;
 use ctsft_lab::experiment::verify::{self, Golden, Outcome, Report};
-use ctsft_lab::experiment::{self, ModelSummary, Progress, Recipe, Record, RuleSet, RunObserver, ScoreKind, Tables};
+use ctsft_lab::experiment::{
+    self, ModelSummary, PLANNED_BATCH, Progress, Recipe, Record, Room, RuleSet, RunObserver, ScoreKind, Tables,
+};
 use ctsft_lab::model::{Checkpoint, ModelConfig, ModelFile};
 use ctsft_lab::tuning::{ArmKind, KvRule, NormRule};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -120,6 +122,9 @@ struct RunFiles {
     recipe: Option<PathBuf>,
     #[arg(long, default_value = "cpu")]
     engine: EngineChoice,
+    /// Most memory that the engine may take; what does not fit is refused beforehand, with what would.
+    #[arg(long)]
+    gigabytes: Option<f64>,
 }
 
 /// Every field of the recipe as a flag.
@@ -480,6 +485,13 @@ fn inspect(path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A model on a backend, with at most `limit` bytes.
+fn load<B: Backend>(backend: B, checkpoint: &mut Checkpoint, limit: u64) -> ctsft_lab::engine::Result<Engine<B>> {
+    let engine = Engine::load(backend, checkpoint, |_, _| {})?;
+    engine.limit_memory(limit);
+    Ok(engine)
+}
+
 fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     let mut recipe = match &files.recipe {
         Some(path) => {
@@ -504,17 +516,27 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     let Some(tokenizer) = &checkpoint.tokenizer else { bail!("{} has no tokenizer.json", files.model.display()) };
     let prepared = experiment::prepare(&recipe, &tables, tokenizer)?;
     let summary = ModelSummary::of(&files.model.file_name().unwrap_or_default().to_string_lossy(), &checkpoint);
+    let limit = files.gigabytes.map_or(u64::MAX, |gigabytes| (gigabytes * 1e9) as u64);
+    let largest_tensor = match files.engine {
+        EngineChoice::Cpu => u64::MAX,
+        EngineChoice::Gpu => 4 * pollster::block_on(Gpu::open())?.largest_tensor() as u64,
+    };
+    let room = Room { limit, largest_tensor, batch_tokens: PLANNED_BATCH, seconds_a_token: None };
+    let frozen = memory::frozen_bytes(&mut checkpoint)?;
+    let plan = experiment::plan(&checkpoint.config, frozen, &recipe, &prepared, &room);
+    plan.check()?;
+    eprintln!("This run takes at least {:.2} GB of the engine's memory.", plan.bytes() as f64 / 1e9);
     let terminal = Terminal::new(files.out.clone());
     let outcome = pollster::block_on(async {
         match files.engine {
             EngineChoice::Cpu => {
-                let open = async || Engine::load(Cpu, &mut checkpoint, |_, _| {});
+                let open = async || load(Cpu, &mut checkpoint, limit);
                 experiment::run(open, summary, &prepared, &recipe, &terminal).await
             }
             EngineChoice::Gpu => {
                 let open = async || {
                     let gpu = self_test::trust(Gpu::open().await?).await?;
-                    Engine::load(gpu, &mut checkpoint, |_, _| {})
+                    load(gpu, &mut checkpoint, limit)
                 };
                 experiment::run(open, summary, &prepared, &recipe, &terminal).await
             }

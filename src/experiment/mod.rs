@@ -8,7 +8,7 @@ mod runner;
 pub mod self_test;
 pub mod verify;
 
-pub use plan::{Plan, Room, StagePlan, Suggestion, calibrate, plan};
+pub use plan::{PLANNED_BATCH, Plan, Room, StagePlan, Suggestion, calibrate, plan};
 pub use recipe::{DEFAULT_TEMPLATE, Recipe, RecipeError, RuleSet, SCHEMA_VERSION, ScoreKind, Sizes};
 pub use record::{
     Advice, ArmRecord, Both, CircuitRecord, DepthRecord, FaithfulnessRecord, FaithfulnessRow, Forgetting, ModelSummary,

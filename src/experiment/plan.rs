@@ -4,7 +4,7 @@ use super::runner::{Prepared, RunError, planned_work};
 use super::{Recipe, Stage};
 use crate::circuit::budget;
 use crate::engine::memory::{self, BatchShape};
-use crate::engine::{Backend, Batch, Engine, Head, Prompt, UpdateRule};
+use crate::engine::{Backend, Batch, Engine, Head, ParameterSlice, Prompt, UpdateRule};
 use crate::model::{Checkpoint, ModelConfig, ModelError};
 use crate::tuning::{TrainSettings, full_slices, head_slices};
 use serde::Serialize;
@@ -12,11 +12,16 @@ use std::collections::BTreeSet;
 use ts_rs::TS;
 use web_time::Instant;
 
+/// Tokens of a batch that memory is planned for: no engine packs more.
+pub const PLANNED_BATCH: usize = 1024;
+
 /// The device that a run is planned for.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     /// Bytes that the run may take on it.
     pub limit: u64,
+    /// Bytes of the largest tensor that it takes.
+    pub largest_tensor: u64,
     /// [`Backend::batch_tokens`].
     pub batch_tokens: usize,
     /// Seconds that a token takes through the model, where that was measured.
@@ -31,6 +36,9 @@ pub struct StagePlan {
     /// Least bytes on the device: with more, less is computed twice.
     #[ts(type = "number")]
     pub bytes: u64,
+    /// Bytes of the largest master that it trains.
+    #[ts(type = "number")]
+    pub tensor: u64,
     pub fits: bool,
     pub seconds: Option<f64>,
 }
@@ -63,6 +71,9 @@ pub enum Suggestion {
 pub struct Plan {
     #[ts(type = "number")]
     pub limit: u64,
+    /// Bytes of the largest tensor that the device takes; none where it takes any.
+    #[ts(type = "number | null")]
+    pub largest_tensor: Option<u64>,
     pub stages: Vec<StagePlan>,
     /// Of all stages, estimated.
     pub seconds: Option<f64>,
@@ -90,11 +101,17 @@ impl Plan {
             Suggestion::WithoutCompetence => "0 epochs of competence".into(),
             Suggestion::Limit { bytes } => format!("a limit of {}", size(*bytes)),
         });
-        Err(RunError::DoesNotFit {
-            stage: stage.stage,
-            needed: size(stage.bytes),
-            limit: size(self.limit),
-            advice: advice.collect::<Vec<_>>().join(", or "),
+        let advice = advice.collect::<Vec<_>>().join(", or ");
+        Err(match self.largest_tensor {
+            Some(limit) if stage.tensor > limit => RunError::TensorDoesNotFit {
+                stage: stage.stage,
+                needed: size(stage.tensor),
+                limit: size(limit),
+                advice,
+            },
+            _ => {
+                RunError::DoesNotFit { stage: stage.stage, needed: size(stage.bytes), limit: size(self.limit), advice }
+            }
         })
     }
 }
@@ -134,12 +151,21 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
             training(competent, &some, &recipe.masked, recipe.masked.rule, &sets.target_train.prompts)
         }
     };
+    let largest_master = |stage: Stage| {
+        let slices: &[ParameterSlice] = match stage {
+            Stage::Competence | Stage::ArmFull => &all,
+            Stage::ArmCircuit | Stage::ArmNearZero | Stage::ArmRandom => &some,
+            _ => &[],
+        };
+        slices.iter().map(|s| 4 * s.len() as u64).max().unwrap_or(0)
+    };
     let stages: Vec<StagePlan> = planned_work(c, recipe, prepared)
         .into_iter()
         .map(|(stage, work)| {
-            let bytes = bytes_of(stage, None);
+            let (bytes, tensor) = (bytes_of(stage, None), largest_master(stage));
             let seconds = room.seconds_a_token.map(|seconds| seconds * work);
-            StagePlan { stage, bytes, fits: bytes <= room.limit, seconds }
+            let fits = bytes <= room.limit && tensor <= room.largest_tensor;
+            StagePlan { stage, bytes, tensor, fits, seconds }
         })
         .collect();
     let mut suggestions = Vec::new();
@@ -150,7 +176,8 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
             _ => continue,
         };
         let lean = bytes_of(tight.stage, Some(UpdateRule::Adafactor));
-        if rule == UpdateRule::AdamW {
+        // Another rule trains the same masters.
+        if rule == UpdateRule::AdamW && tight.tensor <= room.largest_tensor {
             suggestions.push(Suggestion::Adafactor { stage: tight.stage, bytes: lean });
         }
         suggestions.push(match tight.stage {
@@ -158,10 +185,11 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
             stage => Suggestion::WithoutArm { stage },
         });
     }
-    if let Some(bytes) = stages.iter().filter(|s| !s.fits).map(|s| s.bytes).max() {
+    if let Some(bytes) = stages.iter().map(|s| s.bytes).filter(|bytes| *bytes > room.limit).max() {
         suggestions.push(Suggestion::Limit { bytes });
     }
-    Plan { limit: room.limit, seconds: stages.iter().map(|s| s.seconds).sum(), stages, suggestions }
+    let largest_tensor = Some(room.largest_tensor).filter(|bytes| *bytes < u64::MAX);
+    Plan { limit: room.limit, largest_tensor, seconds: stages.iter().map(|s| s.seconds).sum(), stages, suggestions }
 }
 
 /// The largest shape of the batches that a set is evaluated in.

@@ -34,6 +34,8 @@ pub enum RunError {
     Engine(#[from] EngineError),
     #[error("{stage:?} takes {needed} of memory, and this run may use {limit}. What would do: {advice}")]
     DoesNotFit { stage: Stage, needed: String, limit: String, advice: String },
+    #[error("{stage:?} trains a matrix of {needed}, and this device takes none above {limit}. What would do: {advice}")]
+    TensorDoesNotFit { stage: Stage, needed: String, limit: String, advice: String },
 }
 
 impl RunError {

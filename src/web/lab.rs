@@ -10,7 +10,7 @@ use crate::engine::{Backend, Engine, EngineError, memory};
 use crate::experiment::self_test;
 use crate::experiment::verify::{self, Golden};
 use crate::experiment::{
-    self, ModelSummary, Plan, Prepared, Progress, Recipe, Record, Room, RunObserver, Sets, Tables,
+    self, ModelSummary, PLANNED_BATCH, Plan, Prepared, Progress, Recipe, Record, Room, RunObserver, Sets, Tables,
 };
 use crate::model::{Checkpoint, Form, ModelError, ModelFile};
 use serde::Serialize;
@@ -41,8 +41,10 @@ fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMes
 /// What the CPU engine may take of the 4 GiB that WebAssembly can address.
 const HEAP_BYTES: u64 = 3_500_000_000;
 
-/// Tokens of a batch that memory is planned for: no engine packs more.
-const PLANNED_BATCH: usize = 1024;
+fn room(engine: EngineKind, gpu_bytes: f64, largest_tensor: u64, seconds_a_token: Option<f64>) -> Room {
+    let limit = if engine == EngineKind::Gpu { gpu_bytes as u64 } else { HEAP_BYTES };
+    Room { limit, largest_tensor, batch_tokens: PLANNED_BATCH, seconds_a_token }
+}
 
 /// Seconds that a run waits for a GPU.
 const OPENING_TRIES: usize = 5;
@@ -59,6 +61,8 @@ pub struct Lab {
     last_yield: Cell<Instant>,
     /// Seconds that a token takes through a model, by engine and the model's hash.
     calibrated: RefCell<HashMap<(EngineKind, String), f64>>,
+    /// Bytes of the largest tensor that the GPU takes.
+    gpu_tensor: Cell<Option<u64>>,
 }
 
 #[wasm_bindgen]
@@ -75,6 +79,7 @@ impl Lab {
             trusted: RefCell::default(),
             last_yield: Cell::new(Instant::now()),
             calibrated: RefCell::default(),
+            gpu_tensor: Cell::default(),
         }
     }
 
@@ -192,7 +197,9 @@ impl Lab {
             }
         };
         self.calibrated.borrow_mut().insert((engine, hash), seconds);
-        Ok(to_js(&self.plan_for(&recipe, &prepared, engine, gpu_bytes, Some(seconds))?))
+        let largest_tensor = self.largest_tensor(engine).await;
+        let room = room(engine, gpu_bytes, largest_tensor, Some(seconds));
+        Ok(to_js(&self.plan_for(&recipe, &prepared, &room)?))
     }
 
     /// Runs a recipe, with at most `gpu_bytes` on a GPU. The model's files are read anew, so that every run starts from the
@@ -205,7 +212,8 @@ impl Lab {
         let recipe: Recipe = from_js(recipe)?;
         let engine: EngineKind = from_js(engine)?;
         let prepared = self.prepare(&recipe)?;
-        let plan = self.plan_for(&recipe, &prepared, engine, gpu_bytes, None)?;
+        let largest_tensor = self.largest_tensor(engine).await;
+        let plan = self.plan_for(&recipe, &prepared, &room(engine, gpu_bytes, largest_tensor, None))?;
         plan.check().map_err(ErrorMessage::from)?;
         let record = match engine {
             EngineKind::Cpu => self.run_on(async || Ok(Cpu), plan.limit, &prepared, &recipe).await?,
@@ -345,20 +353,22 @@ impl Lab {
         Ok(experiment::prepare(recipe, &tables, tokenizer)?)
     }
 
-    fn plan_for(
-        &self,
-        recipe: &Recipe,
-        prepared: &Prepared,
-        engine: EngineKind,
-        gpu_bytes: f64,
-        seconds_a_token: Option<f64>,
-    ) -> Result<Plan, ErrorMessage> {
+    fn plan_for(&self, recipe: &Recipe, prepared: &Prepared, room: &Room) -> Result<Plan, ErrorMessage> {
         let mut model = self.model.borrow_mut();
         let (_, checkpoint) = model.as_mut().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
         let frozen = memory::frozen_bytes(checkpoint)?;
-        let limit = if engine == EngineKind::Gpu { gpu_bytes as u64 } else { HEAP_BYTES };
-        let room = Room { limit, batch_tokens: PLANNED_BATCH, seconds_a_token };
-        Ok(experiment::plan(&checkpoint.config, frozen, recipe, prepared, &room))
+        Ok(experiment::plan(&checkpoint.config, frozen, recipe, prepared, room))
+    }
+
+    /// Bytes of the largest tensor that an engine takes. A GPU that cannot be asked says so when it is to run.
+    async fn largest_tensor(&self, engine: EngineKind) -> u64 {
+        if engine == EngineKind::Cpu {
+            return u64::MAX;
+        }
+        if self.gpu_tensor.get().is_none() {
+            self.gpu_tensor.set(Gpu::open().await.ok().map(|gpu| 4 * gpu.largest_tensor() as u64));
+        }
+        self.gpu_tensor.get().unwrap_or(u64::MAX)
     }
 
     /// The GPU, once it has passed its test. One that was just lost may need a moment to come back.

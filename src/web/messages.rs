@@ -134,7 +134,9 @@ impl From<RunError> for ErrorMessage {
             RunError::Recipe(error) => Self { kind: ErrorKind::Recipe, message: error.to_string() },
             RunError::Data(error) => error.into(),
             RunError::Engine(error) => error.into(),
-            RunError::DoesNotFit { .. } => Self { kind: ErrorKind::Recipe, message: error.to_string() },
+            RunError::DoesNotFit { .. } | RunError::TensorDoesNotFit { .. } => {
+                Self { kind: ErrorKind::Recipe, message: error.to_string() }
+            }
         }
     }
 }

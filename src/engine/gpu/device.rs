@@ -148,7 +148,7 @@ impl Device {
     /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with tiles they do it all the
     /// same, which shows that it is right.
     pub fn splits(&self) -> bool {
-        !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_))
+        !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_) | Variant::Blocks)
     }
 
     /// Whether the device allows a buffer of `bytes`.
@@ -277,16 +277,15 @@ impl Device {
                 }
             }
         }
-        let submitted = self.queue.submit([encoder.finish()]);
         // What is recorded ahead holds memory in the driver: no more than two submissions wait. A browser sees to that.
+        #[cfg_attr(target_arch = "wasm32", expect(unused_variables))]
+        let submitted = self.queue.submit([encoder.finish()]);
         #[cfg(not(target_arch = "wasm32"))]
         if let Some(before) = self.submitted.replace(Some(submitted)) {
             let wait = wgpu::PollType::Wait { submission_index: Some(before), timeout: None };
             // An error here shows again where a result is waited for.
             let _ = self.device.poll(wait);
         }
-        #[cfg(target_arch = "wasm32")]
-        drop(submitted);
     }
 
     /// Gives memory back for a new buffer. Their last readers go first; where one can wait here, the memory is really there

@@ -39,15 +39,17 @@ pub enum Variant {
     Rows,
     /// Tiles in shared memory, made by this many threads a side.
     Tiled(u32),
+    /// Tiles in shared memory, of which a thread makes more.
+    Blocks,
 }
 
 impl Variant {
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16)];
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16), Self::Blocks];
 
     /// Rows that one workgroup makes.
     pub fn rows(self) -> usize {
         match self {
-            Self::Direct | Self::Rows => 64,
+            Self::Direct | Self::Rows | Self::Blocks => 64,
             Self::Tiled(side) => 4 * side as usize,
         }
     }
@@ -56,7 +58,7 @@ impl Variant {
     fn columns(self, right: Numbers, right_transposed: bool) -> &'static [usize] {
         match self {
             Self::Direct | Self::Tiled(8) => &[32],
-            Self::Tiled(_) => &[64],
+            Self::Tiled(_) | Self::Blocks => &[64],
             // The more, the fewer loads, but only while the loop stays in a processor's instruction cache: measured for each.
             Self::Rows => match (right, right_transposed) {
                 (Numbers::Packed(Form::Bf16), true) => &[28, 26],
@@ -140,6 +142,7 @@ impl Product {
         );
         let body: String = match self.variant {
             Variant::Direct => include_str!("kernels/matmul_direct.wgsl").into(),
+            Variant::Blocks => include_str!("kernels/matmul_blocks.wgsl").into(),
             Variant::Rows => repeated(include_str!("kernels/matmul_rows.wgsl"), self.columns),
             Variant::Tiled(side) => {
                 constants += &format!("const SIDE: u32 = {side}u;\n");

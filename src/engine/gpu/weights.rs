@@ -245,6 +245,7 @@ impl Gpu {
         let threads = match variant {
             Variant::Direct => m.div_ceil(8) * n.div_ceil(4),
             Variant::Rows => groups[0] * groups[1] * 8,
+            Variant::Blocks => groups[0] * groups[1] * 64,
             Variant::Tiled(side) => groups[0] * groups[1] * (side * side) as usize,
         };
         let parts = match n == out.tensor.cols && self.0.splits() {

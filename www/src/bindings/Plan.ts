@@ -5,7 +5,11 @@ import type { Suggestion } from "./Suggestion";
 /**
  * What a run will take.
  */
-export type Plan = { limit: number, stages: Array<StagePlan>, 
+export type Plan = { limit: number, 
+/**
+ * Bytes of the largest tensor that the device takes; none where it takes any.
+ */
+largest_tensor: number | null, stages: Array<StagePlan>, 
 /**
  * Of all stages, estimated.
  */

@@ -8,4 +8,8 @@ export type StagePlan = { stage: Stage,
 /**
  * Least bytes on the device: with more, less is computed twice.
  */
-bytes: number, fits: boolean, seconds: number | null, };
+bytes: number, 
+/**
+ * Bytes of the largest master that it trains.
+ */
+tensor: number, fits: boolean, seconds: number | null, };

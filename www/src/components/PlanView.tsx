@@ -47,12 +47,20 @@ export function PlanView(props: { recipe: Recipe; engine: EngineKind; gpuBytes: 
 function Planned({ plan }: { plan: Plan }) {
   const most = Math.max(...plan.stages.map((stage) => stage.bytes));
   const fits = plan.stages.every((stage) => stage.fits);
+  const largest = plan.largest_tensor ?? Infinity;
+  const wide = plan.stages.filter((stage) => stage.tensor > largest);
+  const verdict = fits ? 'plan.fits' : most > plan.limit ? 'plan.does_not_fit' : 'plan.does_not_fit_device';
   return (
     <div data-testid="plan">
       <p class={fits ? 'good' : 'bad'}>
-        {t(fits ? 'plan.fits' : 'plan.does_not_fit', { most: size(most), limit: size(plan.limit) })}
+        {t(verdict, { most: size(most), limit: size(plan.limit) })}
         {plan.seconds !== null && ` ${t('plan.time', { time: duration(plan.seconds) })}`}
       </p>
+      {wide.map((stage) => (
+        <p key={stage.stage} class="bad">
+          {t('plan.tensor', { stage: t(`stage.${stage.stage}`), needed: size(stage.tensor), limit: size(largest) })}
+        </p>
+      ))}
       {plan.suggestions.length > 0 && (
         <>
           <p>{t('plan.would_fit')}</p>
