@@ -21,7 +21,7 @@ const LARGE: usize = 1024;
 /// Products that are given before any is waited for, as in a forward pass; other libraries' too.
 const PRODUCTS: usize = 6;
 /// Each timing repeats its work until this many seconds have passed.
-const ENOUGH: f64 = 1.0;
+const ENOUGH: f64 = 2.0;
 
 /// One product `[m, k] · [n, k]ᵀ` of a model's forward pass.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -33,9 +33,9 @@ async function bench(): Promise<BrowserTable> {
   await init({ module_or_path: '../ctsft-lab_bg.wasm' });
   const lab = new Lab(() => {});
   const products: BrowserTable['products'] = [];
-  say('our products');
-  const ours: MatmulRate[] = await lab.bench_products(shapes);
-  for (const [i, shape] of shapes.entries()) {
+  for (const shape of shapes) {
+    say(`${shape.what} by us`);
+    const [ours]: MatmulRate[] = await lab.bench_products([shape]);
     const rates: { [library: string]: number | string } = {};
     for (const [library, seconds] of Object.entries(peers)) {
       say(`${shape.what} by ${library}`);
@@ -46,7 +46,7 @@ async function bench(): Promise<BrowserTable> {
       }
     }
     const best = Math.max(...Object.values(rates).filter((rate) => typeof rate === 'number'));
-    const own = ours[i]?.gflops ?? NaN;
+    const own = ours?.gflops ?? NaN;
     products.push({ ...shape, ours: own, peers: rates, ratio_to_best_peer: Number.isFinite(best) ? own / best : null });
   }
   await lab.open_model(await Promise.all([file('config.json'), file('tokenizer.json'), file('lab-model.safetensors', 'model.safetensors')]));

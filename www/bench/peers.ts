@@ -22,7 +22,7 @@ const values = (count: number) => Float32Array.from({ length: count }, (_, i) =>
 /** Products that are given before any is waited for, as in src/bench.rs. */
 const PRODUCTS = 6;
 
-/** Seconds of one product, `times` of which a call makes, after one that compiles: the mean of as many calls as a second takes. */
+/** Seconds of one product, `times` of which a call makes, after one that compiles: the mean of as many calls as two seconds take. */
 async function timed(products: (times: number) => Promise<void>): Promise<number> {
   await products(1);
   const started = performance.now();
@@ -30,7 +30,7 @@ async function timed(products: (times: number) => Promise<void>): Promise<number
   do {
     await products(PRODUCTS);
     runs += 1;
-  } while (performance.now() - started < 1000);
+  } while (performance.now() - started < 2000);
   return (performance.now() - started) / 1000 / runs / PRODUCTS;
 }
 

@@ -31,10 +31,9 @@ function start() {
 let current = start();
 let run: Promise<unknown> = Promise.resolve();
 
-const call = async <T>(by: (api: Comlink.Remote<LabApi>) => Promise<Outcome<T>>): Promise<Outcome<T>> => {
+const call = <T>(by: (api: Comlink.Remote<LabApi>) => Promise<Outcome<T>>): Promise<Outcome<T>> => {
   const { api, ended, ready } = current;
-  await ready;
-  return Promise.race([by(api), ended]);
+  return Promise.race([ready.then(() => by(api)), ended]);
 };
 
 /** The worker's functions. Where it is ended under one, that one has been cancelled. */

@@ -63,7 +63,6 @@ impl Variant {
             Self::Rows => match (right, right_transposed) {
                 (Numbers::Packed(Form::Bf16), true) => &[28, 26],
                 (Numbers::Packed(Form::Bf16), false) => &[24],
-                (Numbers::Scalar | Numbers::Vec4, _) => &[20, 16],
                 _ => &[16],
             },
         }
@@ -153,7 +152,11 @@ impl Product {
             false => include_str!("kernels/parts/left_scalar.wgsl"),
             true => include_str!("kernels/parts/left_vec4.wgsl"),
         };
-        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, self.right.part(), &body].join("\n")
+        let right = match (self.variant, self.right) {
+            (Variant::Rows, Numbers::Packed(Form::Bf16)) => include_str!("kernels/parts/right_bf16_words.wgsl"),
+            (_, right) => right.part(),
+        };
+        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, right, &body].join("\n")
     }
 }
 

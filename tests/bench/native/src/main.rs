@@ -22,11 +22,11 @@ const SHAPES: [(&str, usize, usize, usize, bool); 5] = [
 /// Products that are given before any is waited for, as in `ctsft_lab::bench`.
 const PRODUCTS: usize = 6;
 
-/// Rate of a piece of work, after once that compiles and tunes: over as many as a second takes.
+/// Rate of a piece of work, after once that compiles and tunes: over as many as two seconds take.
 fn gflops(flops: f64, mut work: impl FnMut()) -> f64 {
     work();
     let (started, mut runs) = (Instant::now(), 0);
-    while runs == 0 || started.elapsed().as_secs_f64() < 1.0 {
+    while runs == 0 || started.elapsed().as_secs_f64() < 2.0 {
         work();
         runs += 1;
     }
