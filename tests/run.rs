@@ -260,7 +260,7 @@ fn what_the_plan_says_is_enough_is_enough() {
         let mut model = checkpoint();
         let frozen = memory::frozen_bytes(&mut model).expect("reads");
         let plan_with = |limit| {
-            let room = Room { limit, largest_tensor: u64::MAX, batch_tokens, seconds_a_token: None };
+            let room = Room { limit, largest_tensor: None, batch_tokens, seconds_a_token: None };
             experiment::plan(&model.config, frozen, &recipe, &prepared, &room)
         };
         let needed = plan_with(u64::MAX).bytes();
@@ -289,11 +289,11 @@ fn qwen2_5_0_5b_is_planned_before_it_is_loaded() {
     let config = common::config(&std::fs::read_to_string(config).expect("the config"));
     let frozen = memory::frozen_bytes(&mut Checkpoint::made_up(config.clone()).expect("opens")).expect("reads");
     assert!((988_000_000..995_000_000).contains(&frozen), "{frozen} bytes of bf16");
-    let plan_with = |recipe: &Recipe, limit: u64, largest_tensor: u64| {
+    let plan_with = |recipe: &Recipe, limit: u64, largest_tensor: Option<u64>| {
         let room = Room { limit, largest_tensor, batch_tokens: 1024, seconds_a_token: Some(1e-3) };
         experiment::plan(&config, frozen, recipe, &prepared(recipe), &room)
     };
-    let plan = |recipe: &Recipe, limit: u64| plan_with(recipe, limit, u64::MAX);
+    let plan = |recipe: &Recipe, limit: u64| plan_with(recipe, limit, None);
     // As the recipe stands, everything is tuned by AdamW twice over.
     let all = plan(&recipe(), 2 << 30);
     let of = |plan: &Plan, stage| plan.stages.iter().find(|s| s.stage == stage).map(|s| (s.bytes, s.fits));
@@ -307,7 +307,7 @@ fn qwen2_5_0_5b_is_planned_before_it_is_loaded() {
     assert!(advised(|s| matches!(s, Suggestion::WithoutArm { stage: Stage::ArmFull })));
     assert!(all.seconds.expect("a time") > 1.0);
     // Memory enough, but WebGPU's least binding: no master of the embedding.
-    let bound = plan_with(&recipe(), 32 << 30, 128 << 20);
+    let bound = plan_with(&recipe(), 32 << 30, Some(128 << 20));
     let refused = bound.check().expect_err("544 MB in one tensor").to_string();
     assert!(
         refused.contains("Competence trains a matrix of 545 MB, and this device takes none above 134 MB"),
@@ -344,11 +344,11 @@ fn the_program_refuses_what_does_not_fit_before_it_starts() {
     let out = tempfile::tempdir().expect("a folder");
     let record = out.path().join("record.json");
     let ran = std::process::Command::new(env!("CARGO_BIN_EXE_ctsft"))
-        .args(["run", "--gigabytes", "0.004", "--out"])
-        .args([&record, std::path::Path::new("--model"), &lab])
-        .args([std::path::Path::new("--source-train"), &lab.join("data/source-train.csv")])
-        .args([std::path::Path::new("--target-train"), &lab.join("data/sister-train.csv")])
-        .args([std::path::Path::new("--recipe"), &lab.join("recipe.json")])
+        .current_dir(&lab)
+        .args(["run", "--gigabytes", "0.004", "--model", ".", "--recipe", "recipe.json"])
+        .args(["--source-train", "data/source-train.csv", "--target-train", "data/sister-train.csv"])
+        .arg("--out")
+        .arg(&record)
         .output()
         .expect("ctsft runs");
     let said = String::from_utf8_lossy(&ran.stderr);

@@ -518,8 +518,8 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
     let summary = ModelSummary::of(&files.model.file_name().unwrap_or_default().to_string_lossy(), &checkpoint);
     let limit = files.gigabytes.map_or(u64::MAX, |gigabytes| (gigabytes * 1e9) as u64);
     let largest_tensor = match files.engine {
-        EngineChoice::Cpu => u64::MAX,
-        EngineChoice::Gpu => 4 * pollster::block_on(Gpu::open())?.largest_tensor() as u64,
+        EngineChoice::Cpu => None,
+        EngineChoice::Gpu => Some(4 * pollster::block_on(Gpu::open())?.largest_tensor() as u64),
     };
     let room = Room { limit, largest_tensor, batch_tokens: PLANNED_BATCH, seconds_a_token: None };
     let frozen = memory::frozen_bytes(&mut checkpoint)?;

@@ -20,8 +20,8 @@ pub const PLANNED_BATCH: usize = 1024;
 pub struct Room {
     /// Bytes that the run may take on it.
     pub limit: u64,
-    /// Bytes of the largest tensor that it takes.
-    pub largest_tensor: u64,
+    /// Bytes of the largest tensor that it takes; none where it takes any.
+    pub largest_tensor: Option<u64>,
     /// [`Backend::batch_tokens`].
     pub batch_tokens: usize,
     /// Seconds that a token takes through the model, where that was measured.
@@ -159,12 +159,13 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
         };
         slices.iter().map(|s| 4 * s.len() as u64).max().unwrap_or(0)
     };
+    let too_wide = |tensor: u64| room.largest_tensor.is_some_and(|largest| tensor > largest);
     let stages: Vec<StagePlan> = planned_work(c, recipe, prepared)
         .into_iter()
         .map(|(stage, work)| {
             let (bytes, tensor) = (bytes_of(stage, None), largest_master(stage));
             let seconds = room.seconds_a_token.map(|seconds| seconds * work);
-            let fits = bytes <= room.limit && tensor <= room.largest_tensor;
+            let fits = bytes <= room.limit && !too_wide(tensor);
             StagePlan { stage, bytes, tensor, fits, seconds }
         })
         .collect();
@@ -177,7 +178,7 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
         };
         let lean = bytes_of(tight.stage, Some(UpdateRule::Adafactor));
         // Another rule trains the same masters.
-        if rule == UpdateRule::AdamW && tight.tensor <= room.largest_tensor {
+        if rule == UpdateRule::AdamW && !too_wide(tight.tensor) {
             suggestions.push(Suggestion::Adafactor { stage: tight.stage, bytes: lean });
         }
         suggestions.push(match tight.stage {
@@ -188,8 +189,8 @@ pub fn plan(c: &ModelConfig, frozen: u64, recipe: &Recipe, prepared: &Prepared, 
     if let Some(bytes) = stages.iter().map(|s| s.bytes).filter(|bytes| *bytes > room.limit).max() {
         suggestions.push(Suggestion::Limit { bytes });
     }
-    let largest_tensor = Some(room.largest_tensor).filter(|bytes| *bytes < u64::MAX);
-    Plan { limit: room.limit, largest_tensor, seconds: stages.iter().map(|s| s.seconds).sum(), stages, suggestions }
+    let seconds = stages.iter().map(|s| s.seconds).sum();
+    Plan { limit: room.limit, largest_tensor: room.largest_tensor, stages, seconds, suggestions }
 }
 
 /// The largest shape of the batches that a set is evaluated in.

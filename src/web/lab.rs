@@ -41,7 +41,7 @@ fn from_js<T: serde::de::DeserializeOwned>(value: JsValue) -> Result<T, ErrorMes
 /// What the CPU engine may take of the 4 GiB that WebAssembly can address.
 const HEAP_BYTES: u64 = 3_500_000_000;
 
-fn room(engine: EngineKind, gpu_bytes: f64, largest_tensor: u64, seconds_a_token: Option<f64>) -> Room {
+fn room(engine: EngineKind, gpu_bytes: f64, largest_tensor: Option<u64>, seconds_a_token: Option<f64>) -> Room {
     let limit = if engine == EngineKind::Gpu { gpu_bytes as u64 } else { HEAP_BYTES };
     Room { limit, largest_tensor, batch_tokens: PLANNED_BATCH, seconds_a_token }
 }
@@ -171,7 +171,7 @@ impl Lab {
     /// # Errors
     /// There is none, and why.
     pub async fn gpu(&self) -> Result<String, JsValue> {
-        Ok(Gpu::open().await.map_err(ErrorMessage::from)?.device())
+        Ok(self.open_gpu().await.map_err(ErrorMessage::from)?.device())
     }
 
     /// What a recipe will take on an engine, a GPU giving at most `gpu_bytes`: a [`Plan`]. The time is from a short
@@ -192,7 +192,7 @@ impl Lab {
             (Some(seconds), _) => seconds,
             (None, EngineKind::Cpu) => experiment::calibrate(Cpu, &config).await.map_err(ErrorMessage::from)?.1,
             (None, EngineKind::Gpu) => {
-                let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+                let gpu = self.open_gpu().await.map_err(ErrorMessage::from)?;
                 experiment::calibrate(gpu, &config).await.map_err(ErrorMessage::from)?.1
             }
         };
@@ -360,15 +360,23 @@ impl Lab {
         Ok(experiment::plan(&checkpoint.config, frozen, recipe, prepared, room))
     }
 
-    /// Bytes of the largest tensor that an engine takes. A GPU that cannot be asked says so when it is to run.
-    async fn largest_tensor(&self, engine: EngineKind) -> u64 {
+    /// The GPU, whose largest tensor is remembered.
+    async fn open_gpu(&self) -> Result<Gpu, EngineError> {
+        let gpu = Gpu::open().await?;
+        self.gpu_tensor.set(Some(4 * gpu.largest_tensor() as u64));
+        Ok(gpu)
+    }
+
+    /// Bytes of the largest tensor that an engine takes, if there is such a bound. A GPU that cannot be asked says so when
+    /// it is to run.
+    async fn largest_tensor(&self, engine: EngineKind) -> Option<u64> {
         if engine == EngineKind::Cpu {
-            return u64::MAX;
+            return None;
         }
         if self.gpu_tensor.get().is_none() {
-            self.gpu_tensor.set(Gpu::open().await.ok().map(|gpu| 4 * gpu.largest_tensor() as u64));
+            self.open_gpu().await.ok()?;
         }
-        self.gpu_tensor.get().unwrap_or(u64::MAX)
+        self.gpu_tensor.get()
     }
 
     /// The GPU, once it has passed its test. One that was just lost may need a moment to come back.

@@ -36,6 +36,12 @@ const call = <T>(by: (api: Comlink.Remote<LabApi>) => Promise<Outcome<T>>): Prom
   return Promise.race([ready.then(() => by(api)), ended]);
 };
 
+/** One of the worker's functions as the page calls it. */
+const pass =
+  <A extends unknown[], T>(of: (api: Comlink.Remote<LabApi>) => (...args: A) => Promise<Outcome<T>>) =>
+  (...args: A) =>
+    call((api) => of(api)(...args));
+
 /** The worker's functions. Where it is ended under one, that one has been cancelled. */
 export const lab = {
   listen: (listener: Parameters<LabApi['listen']>[0]) => {
@@ -56,11 +62,11 @@ export const lab = {
     open.tables.delete(role);
     return call((api) => api.removeTable(role));
   },
-  labels: (...of: Parameters<LabApi['labels']>) => call((api) => api.labels(...of)),
-  defaultRecipe: () => call((api) => api.defaultRecipe()),
-  check: (...of: Parameters<LabApi['check']>) => call((api) => api.check(...of)),
-  gpu: () => call((api) => api.gpu()),
-  plan: (...of: Parameters<LabApi['plan']>) => call((api) => api.plan(...of)),
+  labels: pass((api) => api.labels),
+  defaultRecipe: pass((api) => api.defaultRecipe),
+  check: pass((api) => api.check),
+  gpu: pass((api) => api.gpu),
+  plan: pass((api) => api.plan),
   run: (...of: Parameters<LabApi['run']>) => {
     const outcome = call((api) => api.run(...of));
     run = outcome;
@@ -75,12 +81,12 @@ export const lab = {
     current = start();
     cancelled.end();
   },
-  storedModel: (...of: Parameters<LabApi['storedModel']>) => call((api) => api.storedModel(...of)),
-  removeModel: (...of: Parameters<LabApi['removeModel']>) => call((api) => api.removeModel(...of)),
-  downloadModel: (...of: Parameters<LabApi['downloadModel']>) => call((api) => api.downloadModel(...of)),
+  storedModel: pass((api) => api.storedModel),
+  removeModel: pass((api) => api.removeModel),
+  downloadModel: pass((api) => api.downloadModel),
   stopDownload: () => current.api.stopDownload(),
-  follow: () => call((api) => api.follow()),
-  verify: (...of: Parameters<LabApi['verify']>) => call((api) => api.verify(...of)),
+  follow: pass((api) => api.follow),
+  verify: pass((api) => api.verify),
 };
 
 /** A refusal from the worker, in words for the user. */
