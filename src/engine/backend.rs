@@ -36,6 +36,17 @@ pub enum Side {
     Keys,
 }
 
+/// An attention's inputs and what it made of them. Patterns are not kept: they are computed again from these.
+#[derive(Debug)]
+pub struct Attended<'a, T: ?Sized> {
+    pub q: &'a T,
+    pub k: &'a T,
+    pub v: &'a T,
+    pub z: &'a T,
+    /// Of each query's softmax, by head, in the backend's own layout: the logarithm of its sum at least.
+    pub sums: &'a T,
+}
+
 /// Views of flat tensors start at multiples of this many values: WebGPU binds at multiples of 256 bytes.
 pub const ALIGNMENT: usize = 64;
 
@@ -167,38 +178,28 @@ pub trait Backend: Sized {
         inverse: bool,
     ) -> Result<Self::Tensor>;
 
-    /// Causal softmax patterns `[H, pattern entries]` of `q [Q, H·d]`, `k [N, K·d]`.
-    fn attention_pattern(
+    /// Causal softmax attention of `q [Q, H·d]` over `k`, `v [N, K·d]`: `z [Q, H·d]`, and the sums of [`Attended`].
+    fn attend(
         &self,
         q: &Self::Tensor,
         k: &Self::Tensor,
-        head_dim: usize,
-        attention: &Self::Attention,
-    ) -> Result<Self::Tensor>;
-    /// `out[q,h] = Σ_s pattern[h,q,s] · v[s, kv(h)]`: `[Q, H·d]`.
-    fn attention_mix(
-        &self,
-        pattern: &Self::Tensor,
         v: &Self::Tensor,
         head_dim: usize,
         attention: &Self::Attention,
-    ) -> Result<Self::Tensor>;
-    /// `out[s,j] = Σ_{h reads j} Σ_q pattern[h,q,s] · dz[q,h]`: `[N, K·d]`, the backward of mix to `v`.
-    fn attention_mix_backward(
+    ) -> Result<(Self::Tensor, Self::Tensor)>;
+    /// Gradients to `q`, `k` and `v` from that to `z`.
+    fn attend_backward(
         &self,
-        pattern: &Self::Tensor,
         dz: &Self::Tensor,
-        kv_heads: usize,
+        at: Attended<'_, Self::Tensor>,
         head_dim: usize,
         attention: &Self::Attention,
-    ) -> Result<Self::Tensor>;
-    /// Gradient to the scores before softmax, already divided by `sqrt(d)`, in the pattern's layout. Mixed with `k`
-    /// it is the gradient to `q`; its mix-backward with `q` is the gradient to `k`.
-    fn attention_pattern_backward(
+    ) -> Result<(Self::Tensor, Self::Tensor, Self::Tensor)>;
+    /// The gradient to `v` alone, `[N, K·d]`: what is left of it where patterns are constants.
+    fn attend_backward_values(
         &self,
-        pattern: &Self::Tensor,
         dz: &Self::Tensor,
-        v: &Self::Tensor,
+        at: Attended<'_, Self::Tensor>,
         head_dim: usize,
         attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
@@ -309,3 +310,11 @@ pub trait Backend: Sized {
         Err(EngineError::RuleUnavailable(engine.backend.device()))
     }
 }
+
+impl<T: ?Sized> Clone for Attended<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Attended<'_, T> {}

@@ -2,7 +2,7 @@
 
 use super::memory::{self, BatchShape};
 use super::relevance::{HeadMeans, HeadSet};
-use super::{Backend, Batch, Engine, Operand, PackedIds, Result, Side, Weight};
+use super::{Attended, Backend, Batch, Engine, Operand, PackedIds, Result, Side, Weight};
 use crate::model::{EMBEDDING, FINAL_NORM, ModelConfig, layer_parameter};
 
 /// A batch on the device.
@@ -38,14 +38,21 @@ pub(super) struct Layer<T> {
     /// `[N, K·d]`, as `v`.
     pub k: T,
     pub v: T,
-    pub pattern: T,
     /// Head outputs before `W_O`, `[Q, H·d]`.
     pub z: T,
+    /// As in [`Attended`].
+    pub sums: T,
     /// Residual after attention, `[Q, D]`.
     pub middle: T,
     pub r2: T,
     pub gate: T,
     pub up: T,
+}
+
+impl<T> Layer<T> {
+    pub fn attended(&self) -> Attended<'_, T> {
+        Attended { q: &self.q, k: &self.k, v: &self.v, z: &self.z, sums: &self.sums }
+    }
 }
 
 /// What is kept of a layer for the way back.
@@ -204,8 +211,7 @@ impl<B: Backend> Engine<B> {
         let v = self.linear(&normed, &name("self_attn.v_proj"), None)?;
         let q = b.rotate(&q, c.head_dim, attention, Side::Queries, &self.rotary, false)?;
         let k = b.rotate(&k, c.head_dim, attention, Side::Keys, &self.rotary, false)?;
-        let pattern = b.attention_pattern(&q, &k, c.head_dim, attention)?;
-        let mut z = b.attention_mix(&pattern, &v, c.head_dim, attention)?;
+        let (mut z, sums) = b.attend(&q, &k, &v, c.head_dim, attention)?;
         if let Some((ablation, slots)) = ablation
             && let Some(flags) = ablation.remove.flags(l, c.heads)
         {
@@ -216,7 +222,7 @@ impl<B: Backend> Engine<B> {
         let (normed2, r2) = b.rms_norm(&middle, &self.vector(&name("post_attention_layernorm.weight"))?, c.rms_eps)?;
         let gate = self.linear(&normed2, &name("mlp.gate_proj"), None)?;
         let up = self.linear(&normed2, &name("mlp.up_proj"), None)?;
-        Ok(Layer { x, r1, q, k, v, pattern, z, middle, r2, gate, up })
+        Ok(Layer { x, r1, q, k, v, z, sums, middle, r2, gate, up })
     }
 
     /// A layer kept on the way up, computed again where only its input was kept.

@@ -25,12 +25,6 @@ impl PackedLayout {
         self.starts.windows(2).map(|w| self.prefix + w[1] - w[0])
     }
 
-    /// Entries of one head's patterns where every token attends: as many in a row as its position and one.
-    pub fn pattern_entries(&self) -> usize {
-        let triangle = |n: usize| n * (n + 1) / 2;
-        triangle(self.prefix) + self.lengths().map(|length| triangle(length) - triangle(self.prefix)).sum::<usize>()
-    }
-
     /// Packed token at a position of a sequence.
     pub fn token(&self, sequence: usize, position: usize) -> usize {
         if position < self.prefix { position } else { self.starts[sequence] + position - self.prefix }
@@ -51,11 +45,9 @@ impl PackedLayout {
     pub fn attention(&self) -> Attention {
         let mut queries = Vec::with_capacity(self.tokens());
         let mut keys = Vec::with_capacity(self.tokens());
-        let mut entries = 0;
         let mut push = |position, token, end, shift| {
-            queries.push([shift, position, entries]);
+            queries.push([shift, position]);
             keys.push([token, position, end]);
-            entries += position + 1;
         };
         for t in 0..self.prefix {
             push(t, t, self.tokens(), 0);
@@ -65,35 +57,64 @@ impl PackedLayout {
                 push(self.prefix + t - own[0], t, own[1], own[0] - self.prefix);
             }
         }
-        Attention { prefix: self.prefix, queries, keys, entries }
+        Attention { prefix: self.prefix, step: 1, queries, keys }
     }
 
     /// Who attends where only the answer positions do: the sequence is the number of its query.
     pub fn answers_attention(&self) -> Attention {
         let count = self.sequences();
         let mut keys: Vec<[usize; 3]> = (0..self.prefix).map(|t| [0, t, count]).collect();
-        let (mut queries, mut entries) = (Vec::with_capacity(count), 0);
+        let mut queries = Vec::with_capacity(count);
         for (i, own) in self.starts.windows(2).enumerate() {
             keys.extend((own[0]..own[1]).map(|t| [i, self.prefix + t - own[0], i + 1]));
-            let length = self.prefix + own[1] - own[0];
-            queries.push([own[0] - self.prefix, length - 1, entries]);
-            entries += length;
+            queries.push([own[0] - self.prefix, self.prefix + own[1] - own[0] - 1]);
         }
-        Attention { prefix: self.prefix, queries, keys, entries }
+        Attention { prefix: self.prefix, step: 0, queries, keys }
     }
 }
 
-/// Which tokens attend to which, causally. A query's pattern row has an entry for each position up to its own.
+/// Which tokens attend to which, causally.
 #[derive(Debug, Clone)]
 pub struct Attention {
     pub prefix: usize,
-    /// Of each query: its shift, its position, the offset of its pattern row. The key at a position is the token of that
-    /// number below `prefix`, and `shift` more beyond.
-    pub queries: Vec<[usize; 3]>,
+    /// Of each query: its shift and its position. The key at a position up to that is the token of that number below
+    /// `prefix`, and `shift` more beyond.
+    pub queries: Vec<[usize; 2]>,
     /// Of each token: the first query that attends to it, its position, the end of those queries. All between attend.
     pub keys: Vec<[usize; 3]>,
-    /// Entries of one head's patterns.
-    pub entries: usize,
+    /// By how much that first query rises from a token to the next of its sequence.
+    pub step: usize,
+}
+
+impl Attention {
+    /// The queries in bands of at most `most` that stand one after the other in a sequence, each band as (first query,
+    /// queries, shift, position of the first).
+    pub fn query_bands(&self, most: usize) -> Vec<[usize; 4]> {
+        let mut bands: Vec<[usize; 4]> = Vec::new();
+        for (t, &[shift, position]) in self.queries.iter().enumerate() {
+            match bands.last_mut() {
+                Some([_, count, of, first]) if *count < most && *of == shift && *first + *count == position => *count += 1,
+                _ => bands.push([t, 1, shift, position]),
+            }
+        }
+        bands
+    }
+
+    /// The keys likewise, each band as (first key, keys, first query that attends to the first, end of the queries).
+    pub fn key_bands(&self, most: usize) -> Vec<[usize; 4]> {
+        let mut bands: Vec<[usize; 4]> = Vec::new();
+        for (s, &[first, _, end]) in self.keys.iter().enumerate() {
+            match bands.last_mut() {
+                Some([_, count, of, until])
+                    if *count < most && *until == end && *of + *count * self.step == first =>
+                {
+                    *count += 1;
+                }
+                _ => bands.push([s, 1, first, end]),
+            }
+        }
+        bands
+    }
 }
 
 /// Row indices, with their inverse: for each distinct index the places where it stands.

@@ -15,8 +15,6 @@ pub fn buffer_bytes(bytes: u64) -> u64 {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BatchShape {
     pub tokens: usize,
-    /// Entries of one head's attention patterns.
-    pub pattern_entries: usize,
     pub answers: usize,
 }
 
@@ -34,7 +32,6 @@ impl BatchShape {
     pub fn max(self, other: Self) -> Self {
         Self {
             tokens: self.tokens.max(other.tokens),
-            pattern_entries: self.pattern_entries.max(other.pattern_entries),
             answers: self.answers.max(other.answers),
         }
     }
@@ -42,14 +39,14 @@ impl BatchShape {
 
 impl From<&PackedLayout> for BatchShape {
     fn from(layout: &PackedLayout) -> Self {
-        Self { tokens: layout.tokens(), pattern_entries: layout.pattern_entries(), answers: layout.sequences() }
+        Self { tokens: layout.tokens(), answers: layout.sequences() }
     }
 }
 
 /// All that is kept of a layer for the way back.
 pub fn layer_bytes(c: &ModelConfig, batch: BatchShape) -> u64 {
-    let a_token = 2 * (c.hidden + c.heads_width() + c.kv_width() + c.intermediate) + 2;
-    4 * (batch.tokens * a_token + c.heads * batch.pattern_entries) as u64
+    let a_token = 2 * (c.hidden + c.heads_width() + c.kv_width() + c.intermediate + c.heads) + 2;
+    4 * (batch.tokens * a_token) as u64
 }
 
 /// What is kept of all layers at least: the residuals entering them.

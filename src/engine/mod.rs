@@ -17,7 +17,7 @@ mod relevance;
 mod rules;
 mod weights;
 
-pub use backend::{ALIGNMENT, Backend, GateRule, Operand, Side};
+pub use backend::{ALIGNMENT, Attended, Backend, GateRule, Operand, Side};
 pub use backward::{LossOver, Objective};
 pub use batch::{Batch, Prompt};
 pub use forward::{Ablation, AnswerRows, MAX_PROMPT_TOKENS};

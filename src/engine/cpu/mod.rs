@@ -4,7 +4,7 @@ mod ops;
 mod sweep;
 mod weights;
 
-use super::backend::{Backend, GateRule, Operand, Side};
+use super::backend::{Attended, Backend, GateRule, Operand, Side};
 use super::layout::{Attention, PackedIds};
 use super::optimiser::{LeanStep, Step};
 use super::relevance::{Head, HeadMeans, PoolBatch, Target};
@@ -78,6 +78,29 @@ fn update(x: &Tensor, f: impl Fn(&mut [f32])) -> Result<()> {
 fn operand(x: Operand<Tensor>) -> Result<Tensor> {
     let window = x.tensor.narrow(1, x.start, x.columns)?;
     Ok(if x.transposed { window.t()? } else { window })
+}
+
+impl Cpu {
+    fn heads(&self, q: &Tensor, k: &Tensor, head_dim: usize) -> ops::Heads {
+        ops::Heads { heads: self.shape(q).1 / head_dim, kv_heads: self.shape(k).1 / head_dim, head_dim }
+    }
+
+    /// Gradients to q, k and v; the first two 0 where only values are wanted.
+    fn attention_gradients(
+        &self,
+        dz: &Tensor,
+        at: Attended<'_, Tensor>,
+        head_dim: usize,
+        attention: &Attention,
+        only_values: bool,
+    ) -> Result<[Tensor; 3]> {
+        let shape = self.heads(at.q, at.k, head_dim);
+        let (q, k, v, z, sums) = (values(at.q)?, values(at.k)?, values(at.v)?, values(at.z)?, values(at.sums)?);
+        let slices = Attended { q: &*q, k: &*k, v: &*v, z: &*z, sums: &*sums };
+        let [dq, dk, dv] = ops::attend_backward(&values(dz)?, slices, shape, attention, only_values);
+        let like = |data, x: &Tensor| matrix(data, self.shape(x).0, self.shape(x).1);
+        Ok([like(dq, at.q)?, like(dk, at.k)?, like(dv, at.v)?])
+    }
 }
 
 impl Backend for Cpu {
@@ -277,48 +300,48 @@ impl Backend for Cpu {
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
         let (cos, sin) = (values(&rotary.0)?, values(&rotary.1)?);
-        let of = if side == Side::Queries { &attention.queries } else { &attention.keys };
-        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, of, inverse);
+        let positions: Vec<usize> = match side {
+            Side::Queries => attention.queries.iter().map(|query| query[1]).collect(),
+            Side::Keys => attention.keys.iter().map(|key| key[1]).collect(),
+        };
+        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, &positions, inverse);
         matrix(y, rows, cols)
     }
 
-    fn attention_pattern(&self, q: &Tensor, k: &Tensor, head_dim: usize, attention: &Attention) -> Result<Tensor> {
-        let shape = ops::Heads { heads: self.shape(q).1 / head_dim, kv_heads: self.shape(k).1 / head_dim, head_dim };
-        let pattern = ops::attention_pattern(&values(q)?, &values(k)?, shape, attention);
-        matrix(pattern, shape.heads, attention.entries)
-    }
-
-    fn attention_mix(&self, pattern: &Tensor, v: &Tensor, head_dim: usize, attention: &Attention) -> Result<Tensor> {
-        let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads: self.shape(v).1 / head_dim, head_dim };
-        let z = ops::attention_mix(&values(pattern)?, &values(v)?, shape, attention);
-        matrix(z, attention.queries.len(), shape.heads * head_dim)
-    }
-
-    fn attention_mix_backward(
+    fn attend(
         &self,
-        pattern: &Tensor,
-        dz: &Tensor,
-        kv_heads: usize,
-        head_dim: usize,
-        attention: &Attention,
-    ) -> Result<Tensor> {
-        let shape = ops::Heads { heads: self.shape(pattern).0, kv_heads, head_dim };
-        let dv = ops::attention_mix_backward(&values(pattern)?, &values(dz)?, shape, attention);
-        matrix(dv, attention.keys.len(), kv_heads * head_dim)
-    }
-
-    fn attention_pattern_backward(
-        &self,
-        pattern: &Tensor,
-        dz: &Tensor,
+        q: &Tensor,
+        k: &Tensor,
         v: &Tensor,
         head_dim: usize,
         attention: &Attention,
+    ) -> Result<(Tensor, Tensor)> {
+        let shape = self.heads(q, k, head_dim);
+        let (z, sums) = ops::attend(&values(q)?, &values(k)?, &values(v)?, shape, attention);
+        let (rows, cols) = self.shape(q);
+        Ok((matrix(z, rows, cols)?, matrix(sums, rows, shape.heads)?))
+    }
+
+    fn attend_backward(
+        &self,
+        dz: &Tensor,
+        at: Attended<'_, Tensor>,
+        head_dim: usize,
+        attention: &Attention,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let [dq, dk, dv] = self.attention_gradients(dz, at, head_dim, attention, false)?;
+        Ok((dq, dk, dv))
+    }
+
+    fn attend_backward_values(
+        &self,
+        dz: &Tensor,
+        at: Attended<'_, Tensor>,
+        head_dim: usize,
+        attention: &Attention,
     ) -> Result<Tensor> {
-        let (heads, entries) = self.shape(pattern);
-        let shape = ops::Heads { heads, kv_heads: self.shape(v).1 / head_dim, head_dim };
-        let ds = ops::attention_pattern_backward(&values(pattern)?, &values(dz)?, &values(v)?, shape, attention);
-        matrix(ds, heads, entries)
+        let [_, _, dv] = self.attention_gradients(dz, at, head_dim, attention, true)?;
+        Ok(dv)
     }
 
     fn replace_heads(

@@ -1,7 +1,7 @@
 //! The operations that are not matrix products, on row-major slices: each forward beside its backward.
 
 use crate::engine::backend::GateRule;
-use crate::engine::{Attention, NO_SLOT};
+use crate::engine::{Attended, Attention, NO_SLOT};
 
 /// How heads share keys and values.
 #[derive(Clone, Copy)]
@@ -18,7 +18,7 @@ impl Heads {
 }
 
 /// The tokens at the positions that a query attends to.
-fn keys(attention: &Attention, &[shift, position, _]: &[usize; 3]) -> impl Iterator<Item = usize> + use<> {
+fn keys(attention: &Attention, &[shift, position]: &[usize; 2]) -> impl Iterator<Item = usize> + use<> {
     let shared = attention.prefix.min(position + 1);
     (0..shared).chain(shared + shift..=position + shift)
 }
@@ -31,8 +31,15 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// Sums in eight lanes, which a compiler turns into SIMD.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    let mut lanes = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane += a * b);
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 fn add_scaled(out: &mut [f32], scale: f32, x: &[f32]) {
@@ -80,14 +87,14 @@ pub fn rotate(
     sin: &[f32],
     cols: usize,
     head_dim: usize,
-    rows: &[[usize; 3]],
+    positions: &[usize],
     inverse: bool,
 ) -> Vec<f32> {
     let half = head_dim / 2;
     let sign = if inverse { -1.0 } else { 1.0 };
     let mut y = vec![0.0; x.len()];
-    for ((x, y), row) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(rows) {
-        let at = row[1] * half;
+    for ((x, y), position) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(positions) {
+        let at = position * half;
         let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
         for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
             for i in 0..half {
@@ -100,96 +107,130 @@ pub fn rotate(
     y
 }
 
+/// Rows of a tensor in which the heads, or key/value heads, lie side by side.
+#[derive(Clone, Copy)]
+struct ByHead<'a> {
+    values: &'a [f32],
+    cols: usize,
+    head_dim: usize,
+}
+
+impl<'a> ByHead<'a> {
+    fn row(self, t: usize, head: usize) -> &'a [f32] {
+        &self.values[t * self.cols + head * self.head_dim..][..self.head_dim]
+    }
+}
+
+impl Heads {
+    fn queries(self, values: &[f32]) -> ByHead<'_> {
+        ByHead { values, cols: self.heads * self.head_dim, head_dim: self.head_dim }
+    }
+
+    fn keys(self, values: &[f32]) -> ByHead<'_> {
+        ByHead { values, cols: self.kv_heads * self.head_dim, head_dim: self.head_dim }
+    }
+
+    /// Scores of query `t` of `head`, divided by `sqrt(d)`, into `row`.
+    fn scores(self, q: &[f32], k: &[f32], attention: &Attention, t: usize, head: usize, row: &mut Vec<f32>) {
+        let (q, k, kv) = (self.queries(q).row(t, head), self.keys(k), self.kv_of(head));
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        row.clear();
+        row.extend(keys(attention, &attention.queries[t]).map(|s| dot(q, k.row(s, kv)) * scale));
+    }
+}
+
+/// Softmax in place; the logarithm of its sum.
+fn softmax(row: &mut [f32]) -> f32 {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for score in row.iter_mut() {
+        *score = (*score - highest).exp();
+        sum += *score;
+    }
+    row.iter_mut().for_each(|score| *score /= sum);
+    highest + sum.ln()
+}
+
+/// Causal softmax patterns, `[H, ..]`: of each head its queries' rows end to end, with an entry for each position up to theirs.
 pub fn attention_pattern(q: &[f32], k: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
-    let d = shape.head_dim;
-    let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = attention.entries;
-    let scale = 1.0 / (d as f32).sqrt();
-    let mut pattern = vec![0.0; shape.heads * entries];
-    for (h, pattern) in pattern.chunks_exact_mut(entries).enumerate() {
-        let kv = shape.kv_of(h) * d;
-        for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
-            let row = &mut pattern[offset..=offset + position];
-            let q = &q[t * wide + h * d..][..d];
-            let mut highest = f32::NEG_INFINITY;
-            for (s, score) in keys(attention, query).zip(row.iter_mut()) {
-                *score = dot(q, &k[s * narrow + kv..][..d]) * scale;
-                highest = highest.max(*score);
-            }
-            let mut sum = 0.0;
-            for score in row.iter_mut() {
-                *score = (*score - highest).exp();
-                sum += *score;
-            }
-            row.iter_mut().for_each(|score| *score /= sum);
+    let (mut pattern, mut row) = (Vec::new(), Vec::new());
+    for h in 0..shape.heads {
+        for t in 0..attention.queries.len() {
+            shape.scores(q, k, attention, t, h, &mut row);
+            softmax(&mut row);
+            pattern.extend_from_slice(&row);
         }
     }
     pattern
 }
 
+/// `out[t,h] = Σ_s pattern[h,t,s] · v[s, kv(h)]`.
 pub fn attention_mix(pattern: &[f32], v: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
     let d = shape.head_dim;
-    let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = attention.entries;
-    let mut z = vec![0.0; attention.queries.len() * wide];
-    for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
-        for h in 0..shape.heads {
-            let kv = shape.kv_of(h) * d;
-            let z = &mut z[t * wide + h * d..][..d];
-            for (s, p) in keys(attention, query).zip(&pattern[h * entries + offset..][..=position]) {
-                add_scaled(z, *p, &v[s * narrow + kv..][..d]);
-            }
+    let v = shape.keys(v);
+    let mut z = vec![0.0; attention.queries.len() * shape.heads * d];
+    let mut rest = pattern;
+    for h in 0..shape.heads {
+        for (t, query @ &[_, position]) in attention.queries.iter().enumerate() {
+            let (row, others) = rest.split_at(position + 1);
+            rest = others;
+            let z = &mut z[(t * shape.heads + h) * d..][..d];
+            keys(attention, query).zip(row).for_each(|(s, p)| add_scaled(z, *p, v.row(s, shape.kv_of(h))));
         }
     }
     z
 }
 
-pub fn attention_mix_backward(pattern: &[f32], dz: &[f32], shape: Heads, attention: &Attention) -> Vec<f32> {
+/// `z [Q, H·d]` and the logarithms of the softmaxes' sums, `[Q, H]`.
+pub fn attend(q: &[f32], k: &[f32], v: &[f32], shape: Heads, attention: &Attention) -> (Vec<f32>, Vec<f32>) {
     let d = shape.head_dim;
-    let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = attention.entries;
-    let mut dv = vec![0.0; attention.keys.len() * narrow];
-    for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
+    let v = shape.keys(v);
+    let (mut z, mut sums, mut row) = (vec![0.0; q.len()], Vec::with_capacity(q.len() / d), Vec::new());
+    for (t, query) in attention.queries.iter().enumerate() {
         for h in 0..shape.heads {
-            let kv = shape.kv_of(h) * d;
-            let dz = &dz[t * wide + h * d..][..d];
-            for (s, p) in keys(attention, query).zip(&pattern[h * entries + offset..][..=position]) {
-                add_scaled(&mut dv[s * narrow + kv..][..d], *p, dz);
-            }
+            shape.scores(q, k, attention, t, h, &mut row);
+            sums.push(softmax(&mut row));
+            let z = &mut z[(t * shape.heads + h) * d..][..d];
+            keys(attention, query).zip(&row).for_each(|(s, p)| add_scaled(z, *p, v.row(s, shape.kv_of(h))));
         }
     }
-    dv
+    (z, sums)
 }
 
-/// `dS = P ⊙ (dP − Σ P⊙dP) / sqrt(d)` with `dP[t,s] = ⟨dz[t], v[s]⟩`.
-pub fn attention_pattern_backward(
-    pattern: &[f32],
+/// Gradients to q, k and v: `dS = P ⊙ (dP − Σ P⊙dP) / sqrt(d)` with `dP[t,s] = ⟨dz[t], v[s]⟩` is that of the scores. Where only
+/// values are wanted the others stay 0.
+pub fn attend_backward(
     dz: &[f32],
-    v: &[f32],
+    at: Attended<'_, [f32]>,
     shape: Heads,
     attention: &Attention,
-) -> Vec<f32> {
+    only_values: bool,
+) -> [Vec<f32>; 3] {
     let d = shape.head_dim;
-    let (wide, narrow) = (shape.heads * d, shape.kv_heads * d);
-    let entries = attention.entries;
     let scale = 1.0 / (d as f32).sqrt();
-    let mut ds = vec![0.0; pattern.len()];
-    for (h, (pattern, ds)) in pattern.chunks_exact(entries).zip(ds.chunks_exact_mut(entries)).enumerate() {
-        let kv = shape.kv_of(h) * d;
-        for (t, query @ &[_, position, offset]) in attention.queries.iter().enumerate() {
-            let p = &pattern[offset..=offset + position];
-            let ds = &mut ds[offset..=offset + position];
-            let dz = &dz[t * wide + h * d..][..d];
-            for (s, ds) in keys(attention, query).zip(ds.iter_mut()) {
-                *ds = dot(dz, &v[s * narrow + kv..][..d]);
-            }
-            let mean = dot(p, ds);
-            for (ds, p) in ds.iter_mut().zip(p) {
-                *ds = p * (*ds - mean) * scale;
+    let (q, k, v, z, dz) =
+        (shape.queries(at.q), shape.keys(at.k), shape.keys(at.v), shape.queries(at.z), shape.queries(dz));
+    let (mut dq, mut dk, mut dv) = (vec![0.0; at.q.len()], vec![0.0; at.k.len()], vec![0.0; at.v.len()]);
+    let mut row = Vec::new();
+    for (t, query) in attention.queries.iter().enumerate() {
+        for h in 0..shape.heads {
+            shape.scores(at.q, at.k, attention, t, h, &mut row);
+            let (kv, log_sum, dz) = (shape.kv_of(h), at.sums[t * shape.heads + h], dz.row(t, h));
+            let mean = dot(dz, z.row(t, h));
+            let dq = &mut dq[(t * shape.heads + h) * d..][..d];
+            for (s, score) in keys(attention, query).zip(&row) {
+                let p = (score - log_sum).exp();
+                let own = (s * shape.kv_heads + kv) * d..(s * shape.kv_heads + kv + 1) * d;
+                add_scaled(&mut dv[own.clone()], p, dz);
+                if !only_values {
+                    let ds = p * (dot(dz, v.row(s, kv)) - mean) * scale;
+                    add_scaled(dq, ds, k.row(s, kv));
+                    add_scaled(&mut dk[own], ds, q.row(t, h));
+                }
             }
         }
     }
-    ds
+    [dq, dk, dv]
 }
 
 pub fn replace_heads(z: &[f32], means: &[f32], slots: &[u32], flags: &[f32], head_dim: usize) -> Vec<f32> {

@@ -176,6 +176,7 @@ impl Engine<Cpu> {
             let name = |suffix: &str| layer_parameter(l, suffix);
             let gain = |suffix: &str| self.vector(&name(suffix));
             let stack = beta.dim(0)? / tokens;
+            let heads = ops::Heads { heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
             let mut z = Tensor::zeros((0, c.heads_width()), candle_core::DType::F32, &candle_core::Device::Cpu)?;
             if stack > 0 {
                 let normed = scaled(&beta, &live(&a.r1)?, &gain("input_layernorm.weight")?)?;
@@ -190,11 +191,14 @@ impl Engine<Cpu> {
                     };
                     let q = rotated("self_attn.q_proj", Side::Queries)?;
                     let k = rotated("self_attn.k_proj", Side::Keys)?;
-                    b.attention_pattern(&q, &k, c.head_dim, &attention)?
+                    ops::attention_pattern(&values(&q)?, &values(&k)?, heads, &attention)
                 } else {
-                    repeated_pattern(&a.pattern, example.first, tokens, stack)?
+                    let whole = PackedLayout { prefix: 0, starts: vec![0, example.first + tokens] }.attention();
+                    let pattern = ops::attention_pattern(&values(&a.q)?, &values(&a.k)?, heads, &whole);
+                    repeated_pattern(&pattern, c.heads, example.first, tokens, stack)
                 };
-                z = b.attention_mix(&pattern, &v, c.head_dim, &attention)?;
+                let mixed = ops::attention_mix(&pattern, &values(&v)?, heads, &attention);
+                z = super::matrix(mixed, attention.queries.len(), c.heads_width())?;
             }
             at_heads(l, &z)?;
             if until == Some(l) {
@@ -288,12 +292,10 @@ fn share(beta: &Tensor, total: &Tensor) -> Result<Tensor> {
 }
 
 /// The example's own patterns from token `first` on, once for each source of the stack.
-fn repeated_pattern(pattern: &Tensor, first: usize, tokens: usize, stack: usize) -> Result<Tensor> {
-    let (heads, entries) = pattern.dims2()?;
+fn repeated_pattern(pattern: &[f32], heads: usize, first: usize, tokens: usize, stack: usize) -> Vec<f32> {
     let one = tokens * (tokens + 1) / 2;
-    let pattern = values(pattern)?;
     let mut out = Vec::with_capacity(heads * one * stack);
-    for head in pattern.chunks_exact(entries) {
+    for head in pattern.chunks_exact(pattern.len() / heads) {
         let mut live = Vec::with_capacity(one);
         for t in first..first + tokens {
             let row = t * (t + 1) / 2;
@@ -303,7 +305,7 @@ fn repeated_pattern(pattern: &Tensor, first: usize, tokens: usize, stack: usize)
             out.extend_from_slice(&live);
         }
     }
-    super::matrix(out, heads, one * stack)
+    out
 }
 
 /// Where β and γ = total − β disagree in sign, the larger takes the total and the other becomes 0.

@@ -95,10 +95,33 @@ fn repeated(source: &str, columns: usize) -> String {
     out
 }
 
+/// A source in which `#` is the number of a row of a thread's: `each(x)` stands for a vector of x for every row, any other
+/// line with a `#` once for each of them.
+fn by_rows(source: &str, rows: usize) -> String {
+    let mut out = String::new();
+    for line in source.lines() {
+        let numbered = |text: &str| (0..rows).map(|row| text.replace('#', &row.to_string())).collect::<Vec<_>>();
+        match line.split_once("each(") {
+            Some((before, rest)) => {
+                let mut open = 1;
+                let end = rest.find(|c| {
+                    open += i32::from(c == '(') - i32::from(c == ')');
+                    open == 0
+                });
+                let (inner, after) = rest.split_at(end.unwrap_or(rest.len()));
+                out += &format!("{before}Rows({}{after}\n", numbered(inner).join(", "));
+            }
+            None if line.contains('#') => out += &(numbered(line).join("\n") + "\n"),
+            None => out += &format!("{line}\n"),
+        }
+    }
+    out
+}
+
 /// How many threads take a row of a row-wise kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowWise {
-    /// One; the norm leaves a transposed copy too, for [`Variant::Rows`].
+    /// One; the norm leaves a transposed copy too, for [`Variant::Rows`]. In attention it takes four of them.
     Alone,
     /// A workgroup.
     Shared,
@@ -113,11 +136,53 @@ impl RowWise {
         }
     }
 
+    /// Rows that a thread of an attention kernel has.
+    pub fn attention_rows(self) -> usize {
+        match self {
+            Self::Alone => 4,
+            Self::Shared => 1,
+        }
+    }
+
     fn part(self) -> &'static str {
         match self {
             Self::Alone => include_str!("kernels/parts/row_alone.wgsl"),
             Self::Shared => include_str!("kernels/parts/row_shared.wgsl"),
         }
+    }
+}
+
+/// The attention and its way back to each of its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Attend {
+    Forward,
+    BackwardQueries,
+    BackwardKeys,
+    BackwardValues,
+}
+
+impl Attend {
+    #[cfg(test)]
+    const ALL: [Self; 4] = [Self::Forward, Self::BackwardQueries, Self::BackwardKeys, Self::BackwardValues];
+
+    /// The source for heads of `head_dim` columns.
+    fn source(self, threads: RowWise, head_dim: usize) -> String {
+        let rows = match threads {
+            RowWise::Alone => include_str!("kernels/parts/rows_four.wgsl"),
+            RowWise::Shared => include_str!("kernels/parts/rows_one.wgsl"),
+        };
+        let kernel = match self {
+            Self::Forward => include_str!("kernels/attention.wgsl"),
+            Self::BackwardQueries => include_str!("kernels/attention_backward_queries.wgsl"),
+            Self::BackwardKeys => include_str!("kernels/attention_backward_keys.wgsl"),
+            Self::BackwardValues => include_str!("kernels/attention_backward_values.wgsl"),
+        };
+        let lanes = match self {
+            Self::Forward | Self::BackwardQueries => "",
+            Self::BackwardKeys | Self::BackwardValues => threads.part(),
+        };
+        let kernel = repeated(&by_rows(kernel, threads.attention_rows()), head_dim);
+        [rows, lanes, include_str!("kernels/parts/attention.wgsl"), &kernel].join("\n")
     }
 }
 
@@ -166,6 +231,8 @@ macro_rules! kernels {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Kernel {
             $($name,)*
+            /// With the columns of a head.
+            Attention(Attend, RowWise, usize),
             Product(Product),
             RmsNorm(RowWise),
             RmsNormBackward(RowWise),
@@ -181,16 +248,19 @@ macro_rules! kernels {
             fn source(self) -> String {
                 match self {
                     $(Self::$name => include_str!(concat!("kernels/", $file, ".wgsl")).into(),)*
+                    Self::Attention(attend, threads, head_dim) => attend.source(threads, head_dim),
                     Self::Product(product) => product.source(),
                     Self::RmsNorm(threads) => {
                         let put = match threads {
                             RowWise::Shared => include_str!("kernels/parts/norm_plain.wgsl"),
                             RowWise::Alone => include_str!("kernels/parts/norm_copied.wgsl"),
                         };
-                        [threads.part(), include_str!("kernels/rms_norm.wgsl"), put].join("\n")
+                        let one = include_str!("kernels/parts/rows_one.wgsl");
+                        [one, threads.part(), include_str!("kernels/rms_norm.wgsl"), put].join("\n")
                     }
                     Self::RmsNormBackward(threads) => {
-                        [threads.part(), include_str!("kernels/rms_norm_backward.wgsl")].join("\n")
+                        let one = include_str!("kernels/parts/rows_one.wgsl");
+                        [one, threads.part(), include_str!("kernels/rms_norm_backward.wgsl")].join("\n")
                     }
                     Self::Transpose => repeated(include_str!("kernels/transpose.wgsl"), TRANSPOSED_COLUMNS),
                     Self::WidenRows(right) => [right.part(), include_str!("kernels/widen_rows.wgsl")].join("\n"),
@@ -205,10 +275,6 @@ kernels! {
     AdafactorScale = "adafactor_scale",
     Adamw = "adamw",
     Add = "add",
-    AttentionMix = "attention_mix",
-    AttentionMixBackward = "attention_mix_backward",
-    AttentionPattern = "attention_pattern",
-    AttentionPatternBackward = "attention_pattern_backward",
     ColumnSquares = "column_squares",
     ColumnSum = "column_sum",
     CopyWindow = "copy_window",
@@ -308,7 +374,7 @@ fn entry(binding: u32, ty: wgpu::BindingType) -> wgpu::BindGroupLayoutEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kernel, Numbers, Product, RowWise, Variant};
+    use super::{Attend, Kernel, Numbers, Product, RowWise, Variant};
     use crate::model::Form;
     use std::collections::BTreeMap;
 
@@ -320,6 +386,9 @@ mod tests {
         let mut all = [Kernel::SINGLE, &[Kernel::Transpose]].concat();
         for threads in [RowWise::Alone, RowWise::Shared] {
             all.extend([Kernel::RmsNorm(threads), Kernel::RmsNormBackward(threads)]);
+            for head_dim in [2, 10, 64, 128] {
+                all.extend(Attend::ALL.map(|attend| Kernel::Attention(attend, threads, head_dim)));
+            }
         }
         for right in numbers {
             all.push(Kernel::WidenRows(right));

@@ -5,7 +5,7 @@ mod device;
 mod kernels;
 mod weights;
 
-use super::backend::{Backend, GateRule, Operand, Side};
+use super::backend::{Attended, Backend, GateRule, Operand, Side};
 use super::layout::{Attention, PackedIds};
 use super::optimiser::{LeanStep, Step};
 use super::weights::Weight;
@@ -14,7 +14,7 @@ use crate::model::{Form, Rows};
 use buffers::{Binding, Buffer};
 use device::Device;
 pub use kernels::Variant;
-use kernels::{Kernel, RowWise};
+use kernels::{Attend, Kernel, RowWise};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -63,21 +63,20 @@ pub struct Ids {
     distinct_count: usize,
 }
 
-/// Who attends to whom, on the GPU.
+/// Who attends to whom, on the GPU: bands of as many rows as a thread takes.
 pub struct DeviceAttention {
+    threads: RowWise,
     prefix: usize,
-    queries: Buffer,
-    query_count: usize,
-    keys: Buffer,
-    key_count: usize,
-    entries: usize,
+    step: usize,
+    query_positions: Buffer,
+    query_bands: Bands,
+    key_positions: Buffer,
+    key_bands: Bands,
 }
 
-impl DeviceAttention {
-    /// Parameters of the attention kernels: count, heads, kv_heads, head_dim, entries, prefix.
-    fn parameters(&self, count: usize, heads: usize, kv_heads: usize, head_dim: usize) -> [u32; 6] {
-        [count, heads, kv_heads, head_dim, self.entries, self.prefix].map(|x| x as u32)
-    }
+struct Bands {
+    bands: Buffer,
+    count: usize,
 }
 
 /// Columns that one thread of a row-wise reduction over the vocabulary takes.
@@ -180,6 +179,27 @@ impl Gpu {
         self.0.dispatch(kernel, parameters, bound, [x, groups.div_ceil(x), 1]);
     }
 
+    /// Runs an attention kernel over queries and keys.
+    fn run_attention(
+        &self,
+        attend: Attend,
+        (q, k): (&Tensor, &Tensor),
+        head_dim: usize,
+        attention: &DeviceAttention,
+        bound: &[Binding<'_>],
+    ) {
+        let (heads, kv_heads) = (q.cols / head_dim, k.cols / head_dim);
+        let (bands, of, lanes) = match attend {
+            Attend::Forward | Attend::BackwardQueries => (attention.query_bands.count, heads, 1),
+            Attend::BackwardKeys | Attend::BackwardValues => {
+                (attention.key_bands.count, kv_heads, attention.threads.lanes())
+            }
+        };
+        let parameters = [bands * of, bands, heads, kv_heads, attention.prefix, attention.step].map(|x| x as u32);
+        let kernel = Kernel::Attention(attend, attention.threads, head_dim);
+        self.run(kernel, bands * of * lanes, &parameters, bound);
+    }
+
     /// An elementwise kernel: as many threads as the output has values.
     fn elementwise(&self, kernel: Kernel, like: &Tensor, more: &[u32], inputs: &[Binding<'_>]) -> Result<Tensor> {
         let out = self.tensor(like.rows, like.cols)?;
@@ -254,17 +274,20 @@ impl Backend for Gpu {
     }
 
     fn attention(&self, attention: Attention) -> Result<DeviceAttention> {
-        let upload = |rows: &[[usize; 3]]| {
-            let rows: Vec<[u32; 4]> = rows.iter().map(|row| [row[0] as u32, row[1] as u32, row[2] as u32, 0]).collect();
-            self.0.upload(bytemuck::cast_slice(&rows))
+        let upload = |x: Vec<usize>| {
+            let x: Vec<u32> = x.into_iter().map(|x| x as u32).collect();
+            self.0.upload(bytemuck::cast_slice(&x))
         };
+        let bands = |bands: Vec<[usize; 4]>| -> Result<Bands> { Ok(Bands { count: bands.len(), bands: upload(bands.concat())? }) };
+        let threads = self.row_wise(usize::MAX);
         Ok(DeviceAttention {
+            threads,
             prefix: attention.prefix,
-            queries: upload(&attention.queries)?,
-            query_count: attention.queries.len(),
-            keys: upload(&attention.keys)?,
-            key_count: attention.keys.len(),
-            entries: attention.entries,
+            step: attention.step,
+            query_bands: bands(attention.query_bands(threads.attention_rows()))?,
+            key_bands: bands(attention.key_bands(threads.attention_rows()))?,
+            query_positions: upload(attention.queries.iter().map(|query| query[1]).collect())?,
+            key_positions: upload(attention.keys.iter().map(|key| key[1]).collect())?,
         })
     }
 
@@ -419,7 +442,7 @@ impl Backend for Gpu {
         let out = self.tensor(x.rows, x.cols)?;
         let sign: f32 = if inverse { -1.0 } else { 1.0 };
         let parameters = [(x.len() / 2) as u32, x.cols as u32, head_dim as u32, sign.to_bits()];
-        let rows = if side == Side::Queries { &attention.queries } else { &attention.keys };
+        let rows = if side == Side::Queries { &attention.query_positions } else { &attention.key_positions };
         self.run(
             Kernel::Rotate,
             x.len() / 2,
@@ -429,65 +452,53 @@ impl Backend for Gpu {
         Ok(out)
     }
 
-    fn attention_pattern(
+    fn attend(
         &self,
         q: &Tensor,
         k: &Tensor,
-        head_dim: usize,
-        attention: &DeviceAttention,
-    ) -> Result<Tensor> {
-        let heads = q.cols / head_dim;
-        let out = self.tensor(heads, attention.entries)?;
-        let rows = attention.query_count * heads;
-        let parameters = attention.parameters(rows, heads, k.cols / head_dim, head_dim);
-        let bound = [q.bind(), k.bind(), attention.queries.bind(), out.bind()];
-        self.run(Kernel::AttentionPattern, rows, &parameters, &bound);
-        Ok(out)
-    }
-
-    fn attention_mix(
-        &self,
-        pattern: &Tensor,
         v: &Tensor,
         head_dim: usize,
         attention: &DeviceAttention,
-    ) -> Result<Tensor> {
-        let out = self.tensor(attention.query_count, pattern.rows * head_dim)?;
-        let parameters = attention.parameters(out.len(), pattern.rows, v.cols / head_dim, head_dim);
-        let bound = [pattern.bind(), v.bind(), attention.queries.bind(), out.bind()];
-        self.run(Kernel::AttentionMix, out.len(), &parameters, &bound);
-        Ok(out)
+    ) -> Result<(Tensor, Tensor)> {
+        let (z, sums) = (self.tensor(q.rows, q.cols)?, self.tensor(q.rows, 2 * (q.cols / head_dim))?);
+        let bands = &attention.query_bands;
+        let bound = [q.bind(), k.bind(), v.bind(), bands.bands.bind(), sums.bind(), z.bind()];
+        self.run_attention(Attend::Forward, (q, k), head_dim, attention, &bound);
+        Ok((z, sums))
     }
 
-    fn attention_mix_backward(
+    fn attend_backward(
         &self,
-        pattern: &Tensor,
         dz: &Tensor,
-        kv_heads: usize,
+        at: Attended<'_, Tensor>,
+        head_dim: usize,
+        attention: &DeviceAttention,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let dv = self.attend_backward_values(dz, at, head_dim, attention)?;
+        let Attended { q, k, v, z, sums } = at;
+        let (dq, dk) = (self.tensor(q.rows, q.cols)?, self.tensor(k.rows, k.cols)?);
+        let bands = attention.query_bands.bands.bind();
+        let bound = [q.bind(), k.bind(), v.bind(), z.bind(), dz.bind(), bands, sums.bind(), dq.bind()];
+        self.run_attention(Attend::BackwardQueries, (q, k), head_dim, attention, &bound);
+        let bands = attention.key_bands.bands.bind();
+        let bound = [q.bind(), k.bind(), v.bind(), dz.bind(), bands, sums.bind(), dk.bind()];
+        self.run_attention(Attend::BackwardKeys, (q, k), head_dim, attention, &bound);
+        Ok((dq, dk, dv))
+    }
+
+    fn attend_backward_values(
+        &self,
+        dz: &Tensor,
+        at: Attended<'_, Tensor>,
         head_dim: usize,
         attention: &DeviceAttention,
     ) -> Result<Tensor> {
-        let out = self.tensor(attention.key_count, kv_heads * head_dim)?;
-        let parameters = attention.parameters(out.len(), pattern.rows, kv_heads, head_dim);
-        let bound = [pattern.bind(), dz.bind(), attention.queries.bind(), attention.keys.bind(), out.bind()];
-        self.run(Kernel::AttentionMixBackward, out.len(), &parameters, &bound);
-        Ok(out)
-    }
-
-    fn attention_pattern_backward(
-        &self,
-        pattern: &Tensor,
-        dz: &Tensor,
-        v: &Tensor,
-        head_dim: usize,
-        attention: &DeviceAttention,
-    ) -> Result<Tensor> {
-        let out = self.tensor(pattern.rows, pattern.cols)?;
-        let rows = attention.query_count * pattern.rows;
-        let parameters = attention.parameters(rows, pattern.rows, v.cols / head_dim, head_dim);
-        let bound = [pattern.bind(), dz.bind(), v.bind(), attention.queries.bind(), out.bind()];
-        self.run(Kernel::AttentionPatternBackward, rows, &parameters, &bound);
-        Ok(out)
+        let Attended { q, k, sums, .. } = at;
+        let dv = self.tensor(k.rows, k.cols)?;
+        let bands = attention.key_bands.bands.bind();
+        let bound = [q.bind(), k.bind(), dz.bind(), bands, sums.bind(), dv.bind()];
+        self.run_attention(Attend::BackwardValues, (q, k), head_dim, attention, &bound);
+        Ok(dv)
     }
 
     fn replace_heads(

@@ -1,4 +1,4 @@
-// Rotary embedding of x [rows, heads·d], pairs (i, i+d/2), by each row's position (rows[t].y); sign −1 rotates back.
+// Rotary embedding of x [rows, heads·d], pairs (i, i+d/2), by each row's position; sign −1 rotates back.
 // cos, sin [positions, d/2]. One thread a pair.
 struct Params {
   count: u32,
@@ -10,7 +10,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> cosines: array<f32>;
 @group(0) @binding(3) var<storage, read> sines: array<f32>;
-@group(0) @binding(4) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> positions: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
 @compute @workgroup_size(64)
@@ -22,7 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let t = i / pairs;
   let pair = i % pairs;
   let at = t * p.cols + (pair / half) * p.head_dim + pair % half;
-  let angle = rows[t].y * half + pair % half;
+  let angle = positions[t] * half + pair % half;
   let a = x[at];
   let b = x[at + half];
   let c = cosines[angle];

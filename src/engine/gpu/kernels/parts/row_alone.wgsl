@@ -1,6 +1,6 @@
 // A kernel over rows, each thread a row: nobody waits for another, which software adapters take long for.
 const LANES: u32 = 1u;
 
-fn total(lane: u32, value: f32) -> f32 {
+fn total(lane: u32, value: Rows) -> Rows {
   return value;
 }

@@ -1,9 +1,9 @@
 // A kernel over rows, each workgroup a row.
 const LANES: u32 = 64u;
-var<workgroup> shares: array<f32, LANES>;
+var<workgroup> shares: array<Rows, LANES>;
 
-// The sum of all its threads' values; once in a kernel.
-fn total(lane: u32, value: f32) -> f32 {
+// The sum of all its threads' values.
+fn total(lane: u32, value: Rows) -> Rows {
   shares[lane] = value;
   workgroupBarrier();
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
@@ -12,5 +12,8 @@ fn total(lane: u32, value: f32) -> f32 {
     }
     workgroupBarrier();
   }
-  return shares[0];
+  let sum = shares[0];
+  // It may be called again.
+  workgroupBarrier();
+  return sum;
 }
