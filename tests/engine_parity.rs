@@ -5,7 +5,7 @@ mod common;
 use candle_core::quantized::GgmlDType;
 use ctsft_lab::circuit::{self, Pool, Positions, SlotMap};
 use ctsft_lab::engine::cpu::Cpu;
-use ctsft_lab::engine::gpu::{Gpu, Variant};
+use ctsft_lab::engine::gpu::{Gpu, Variant, chosen, recall};
 use ctsft_lab::engine::{Backend, Batch, Engine, EngineError, GateRule, LossOver, Objective, Prompt, Target};
 use ctsft_lab::experiment::self_test::{VERBALIZER, difference, everything, follow, gradients, prompts, trust};
 use ctsft_lab::progress::Unwatched;
@@ -23,6 +23,11 @@ fn compare(reference: common::Files, own: common::Files, gpu: Gpu, what: &str) {
 
 fn all_of<B: Backend>(engine: &Engine<B>) -> Vec<(String, Vec<f32>)> {
     block_on(everything(engine)).expect("no failure")
+}
+
+/// The ways to compute products that the GPU here offers.
+fn variants() -> Vec<Variant> {
+    gpu(None, None).variants().collect()
 }
 
 /// The GPU, computing products in one way, or with small buffers only.
@@ -46,7 +51,7 @@ fn models_of_odd_sizes_in_every_variant_of_the_product() {
     }
     for config in [common::ODD_QWEN2, TIED_LLAMA] {
         let files = common::model_files(config, 11);
-        for variant in Variant::ALL {
+        for variant in variants() {
             compare(files.clone(), files.clone(), gpu(Some(variant), None), &format!("{variant:?}"));
         }
     }
@@ -70,7 +75,7 @@ fn every_stored_form_against_its_widened_weights() {
     }
     use GgmlDType::{BF16, F16, Q4_0, Q4_1, Q4K, Q5_1, Q8_0};
     let all = [BF16, F16, Q8_0, Q5_1, Q4_0, Q4_1, Q4K];
-    for (dtype, variant) in all.into_iter().zip(Variant::ALL.into_iter().cycle()) {
+    for (dtype, variant) in all.into_iter().zip(variants().into_iter().cycle()) {
         let (bytes, widened) = common::gguf(BLOCKS, dtype);
         let shapes = common::made_up_weights(&common::config(BLOCKS), 8);
         let weights = shapes.into_iter().map(|(name, (shape, _))| (name.clone(), (shape, widened[&name].clone())));
@@ -88,9 +93,26 @@ fn a_device_is_trusted_for_what_it_computes_in_every_form_by_every_variant() {
     if common::gpu().is_none() {
         return;
     }
-    for variant in Variant::ALL {
+    for variant in variants() {
         block_on(trust(gpu(Some(variant), None))).unwrap_or_else(|error| panic!("{variant:?}: {error}"));
     }
+}
+
+#[test]
+fn the_fastest_variant_is_tried_for_once_and_remembered() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let tried = gpu(None, None);
+    block_on(tried.try_variants(64, 64)).expect("products");
+    let found = chosen();
+    assert_eq!(found.values().collect::<Vec<_>>(), [&tried.variant()]);
+    // As the page does when it is opened again, with a choice that is not this device's.
+    let other = tried.variants().find(|variant| *variant != tried.variant()).expect("another variant");
+    recall(found.into_keys().map(|trial| (trial, other)).collect());
+    let again = gpu(None, None);
+    block_on(again.try_variants(64, 64)).expect("nothing to compute");
+    assert_eq!((again.variant(), again.dispatches()), (other, Some(0)));
 }
 
 #[test]

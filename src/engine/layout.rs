@@ -93,7 +93,9 @@ impl Attention {
         let mut bands: Vec<[usize; 4]> = Vec::new();
         for (t, &[shift, position]) in self.queries.iter().enumerate() {
             match bands.last_mut() {
-                Some([_, count, of, first]) if *count < most && *of == shift && *first + *count == position => *count += 1,
+                Some([_, count, of, first]) if *count < most && *of == shift && *first + *count == position => {
+                    *count += 1
+                }
                 _ => bands.push([t, 1, shift, position]),
             }
         }
@@ -105,9 +107,7 @@ impl Attention {
         let mut bands: Vec<[usize; 4]> = Vec::new();
         for (s, &[first, _, end]) in self.keys.iter().enumerate() {
             match bands.last_mut() {
-                Some([_, count, of, until])
-                    if *count < most && *until == end && *of + *count * self.step == first =>
-                {
+                Some([_, count, of, until]) if *count < most && *until == end && *of + *count * self.step == first => {
                     *count += 1;
                 }
                 _ => bands.push([s, 1, first, end]),

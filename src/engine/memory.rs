@@ -30,10 +30,7 @@ impl BatchShape {
 
     /// The larger of both in every respect.
     pub fn max(self, other: Self) -> Self {
-        Self {
-            tokens: self.tokens.max(other.tokens),
-            answers: self.answers.max(other.answers),
-        }
+        Self { tokens: self.tokens.max(other.tokens), answers: self.answers.max(other.answers) }
     }
 }
 

@@ -5,7 +5,7 @@ use super::messages::{Check, EngineKind, ErrorKind, ErrorMessage, LabEvent, Role
 use crate::bench;
 use crate::data;
 use crate::engine::cpu::Cpu;
-use crate::engine::gpu::Gpu;
+use crate::engine::gpu::{self, Gpu, Variant};
 use crate::engine::{Backend, Engine, EngineError, memory};
 use crate::experiment::self_test;
 use crate::experiment::verify::{self, Golden};
@@ -80,6 +80,13 @@ impl Lab {
             last_yield: Cell::new(Instant::now()),
             calibrated: RefCell::default(),
             gpu_tensor: Cell::default(),
+        }
+    }
+
+    /// Takes over which kernels were fastest another time. What it cannot read was of another version.
+    pub fn recall(&self, trials: &str) {
+        if let Ok(chosen) = serde_json::from_str(trials) {
+            gpu::recall(chosen);
         }
     }
 
@@ -232,7 +239,7 @@ impl Lab {
         let (name, mut checkpoint) = self.model.take().ok_or_else(|| missing(ErrorKind::Model, "the model"))?;
         let table = match engine {
             EngineKind::Cpu => bench::measure(Cpu, &mut checkpoint).await,
-            EngineKind::Gpu => match Gpu::open().await {
+            EngineKind::Gpu => match self.open_gpu().await {
                 Ok(gpu) => bench::measure(gpu, &mut checkpoint).await,
                 Err(error) => Err(error),
             },
@@ -247,7 +254,7 @@ impl Lab {
     /// There is no GPU, or it fails.
     pub async fn bench_products(&self, shapes: JsValue) -> Result<JsValue, JsValue> {
         let shapes: Vec<bench::Shape> = from_js(shapes)?;
-        let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+        let gpu = self.open_gpu().await.map_err(ErrorMessage::from)?;
         let (_, rates) = bench::matmuls(&gpu, Form::Bf16, &shapes).await.map_err(ErrorMessage::from)?;
         Ok(to_js(&rates))
     }
@@ -262,8 +269,21 @@ impl Lab {
     /// # Errors
     /// There is no GPU, or it fails.
     pub async fn follow(&self) -> Result<JsValue, JsValue> {
-        let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+        let gpu = self.open_gpu().await.map_err(ErrorMessage::from)?;
         Ok(to_js(&self_test::follow(gpu).await.map_err(ErrorMessage::from)?))
+    }
+
+    /// Whether the GPU offers subgroups; if so, its products by them have passed the GPU's test.
+    ///
+    /// # Errors
+    /// There is no GPU, or it computes wrong numbers.
+    pub async fn trust_subgroups(&self) -> Result<bool, JsValue> {
+        let gpu = Gpu::open_with(Some(Variant::Subgroups), None).await.map_err(ErrorMessage::from)?;
+        let offered = gpu.variants().any(|variant| variant == Variant::Subgroups);
+        if offered {
+            self_test::trust(gpu).await.map_err(ErrorMessage::from)?;
+        }
+        Ok(offered)
     }
 
     /// Checks an engine in this browser against a folder of golden values; `files` are its five files.
@@ -303,7 +323,7 @@ impl Lab {
                 .await
             }
             EngineKind::Gpu => {
-                let gpu = Gpu::open().await.map_err(ErrorMessage::from)?;
+                let gpu = self.open_gpu().await.map_err(ErrorMessage::from)?;
                 verify::verify(
                     &Engine::load(gpu, &mut checkpoint, |_, _| {}).map_err(ErrorMessage::from)?,
                     &golden,
@@ -360,9 +380,16 @@ impl Lab {
         Ok(experiment::plan(&checkpoint.config, frozen, recipe, prepared, room))
     }
 
-    /// The GPU, whose largest tensor is remembered.
+    /// The GPU, whose largest tensor is remembered, and by the page its fastest kernels.
     async fn open_gpu(&self) -> Result<Gpu, EngineError> {
+        let before = gpu::chosen();
         let gpu = Gpu::open().await?;
+        let chosen = gpu::chosen();
+        if chosen != before
+            && let Ok(trials) = serde_json::to_string(&chosen)
+        {
+            self.send(&LabEvent::Tried { trials });
+        }
         self.gpu_tensor.set(Some(4 * gpu.largest_tensor() as u64));
         Ok(gpu)
     }
@@ -381,13 +408,13 @@ impl Lab {
 
     /// The GPU, once it has passed its test. One that was just lost may need a moment to come back.
     async fn trusted_gpu(&self) -> Result<Gpu, EngineError> {
-        let mut opened = Gpu::open().await;
+        let mut opened = self.open_gpu().await;
         for _ in 0..OPENING_TRIES {
             if opened.is_ok() {
                 break;
             }
             gloo_timers::future::TimeoutFuture::new(1000).await;
-            opened = Gpu::open().await;
+            opened = self.open_gpu().await;
         }
         let mut gpu = opened?;
         if self.trusted.borrow().as_ref() != Some(&gpu.device()) {

@@ -87,6 +87,10 @@ pub struct Check {
 pub enum LabEvent {
     /// The GPU is checked against the CPU before its first run.
     SelfTest,
+    /// Which kernels were fastest on the GPUs seen so far, for [`super::lab::Lab::recall`] of another time.
+    Tried {
+        trials: String,
+    },
     /// Weights moved to the engine.
     Loading {
         done: usize,

@@ -19,6 +19,21 @@ test('50 training steps on WebGPU follow the CPU', async ({ page }) => {
   clean();
 });
 
+test('products by subgroups, which wgpu cannot ask a browser for, are those of the CPU', async ({ page }) => {
+  const clean = await openLab(page);
+  // A worker like the page's, called as Comlink calls it.
+  const outcome = await page.evaluate(
+    () =>
+      new Promise((resolve) => {
+        const worker = new Worker('./worker.js', { type: 'module' });
+        worker.onmessage = ({ data }) => resolve(data.value);
+        worker.postMessage({ id: '1', type: 'APPLY', path: ['trustSubgroups'], argumentList: [] });
+      }),
+  );
+  expect(outcome).toEqual({ ok: true, value: true });
+  clean();
+});
+
 for (const folder of ['qwen2_tiny', 'llama_tiny']) {
   for (const engine of ['gpu', 'cpu'] as const) {
     test(`${folder} on ${engine}`, async ({ page }) => {
@@ -30,6 +45,8 @@ for (const folder of ['qwen2_tiny', 'llama_tiny']) {
       const report = page.getByTestId('self-check');
       await expect(report).toBeVisible({ timeout: 10 * 60_000 });
       console.log(await report.innerText());
+      // What failed is listed: say it, too.
+      console.log((await page.locator('details ul').allInnerTexts()).join('\n'));
       await expect(report).toContainText(/ 0 failed/);
       const passed = Number(/(\d+) checks passed/.exec(await report.innerText())?.[1]);
       // Adjoints, gradients, means, training, faithfulness: the CPU engine's sweeps come on top.

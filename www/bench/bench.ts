@@ -1,6 +1,7 @@
 // Runs in a worker, as the lab does. What the lab reaches in this browser, as one JSON table: its own model on both engines, and the products of
 // Qwen2.5-0.5B beside three other libraries.
 import type { BenchTable, MatmulRate } from '../src/ctsft-lab';
+import { askForSubgroups } from '../src/subgroups';
 import { peers, type Shape } from './peers';
 
 /** A training batch of 8 prompts of 64 tokens through Qwen2.5-0.5B. W_U is left out: in f32 it exceeds the peers' buffers. */
@@ -30,6 +31,7 @@ async function bench(): Promise<BrowserTable> {
   // Lies beside the built page, not beside this source.
   const built: string = '../ctsft-lab.js';
   const { default: init, Lab }: typeof import('../src/ctsft-lab') = await import(built);
+  askForSubgroups();
   await init({ module_or_path: '../ctsft-lab_bg.wasm' });
   const lab = new Lab(() => {});
   const products: BrowserTable['products'] = [];

@@ -12,6 +12,7 @@ import type { TablePreview } from './bindings/TablePreview';
 export default function init(options: { module_or_path: string }): Promise<unknown>;
 export class Lab {
   constructor(events: (event: LabEvent) => void);
+  recall(trials: string): void;
   open_model(files: File[]): ModelSummary;
   read_table(role: Role, file: string, bytes: Uint8Array): TablePreview;
   remove_table(role: Role): void;
@@ -26,6 +27,7 @@ export class Lab {
   cancel(): void;
   verify(files: File[], engine: EngineKind): Promise<VerifyReport>;
   follow(): Promise<Followed>;
+  trust_subgroups(): Promise<boolean>;
 }
 /** SHA-256 of what arrives piece by piece (src/web/hash.rs). */
 export class Hash {

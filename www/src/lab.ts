@@ -2,10 +2,17 @@
 import * as Comlink from 'comlink';
 import type { LabApi, Outcome } from './worker';
 import type { ErrorMessage } from './bindings/ErrorMessage';
+import type { LabEvent } from './bindings/LabEvent';
 import type { Role } from './bindings/Role';
 
 /** Milliseconds that a cancelled run has for an end of its own, between two of its steps. */
 const PATIENCE = 300;
+
+/** Where it is kept which kernels were fastest on the GPUs seen here. */
+const TRIALS = 'gpu-trials';
+
+/** What happens, as far as the page shows it. */
+export type Shown = Exclude<LabEvent, { type: 'tried' }>;
 
 /** What the worker has open, for the one that may take its place. */
 const open: { model?: File[]; tables: Map<Role, File>; listener?: Parameters<LabApi['listen']>[0] } = { tables: new Map() };
@@ -21,6 +28,7 @@ function start() {
   });
   const api = Comlink.wrap<LabApi>(worker);
   const reopen = async () => {
+    await api.recall(localStorage.getItem(TRIALS) ?? '');
     if (open.listener) await api.listen(open.listener);
     for (const [role, file] of open.tables) await api.readTable(role, file);
     if (open.model) await api.openModel(open.model);
@@ -44,8 +52,11 @@ const pass =
 
 /** The worker's functions. Where it is ended under one, that one has been cancelled. */
 export const lab = {
-  listen: (listener: Parameters<LabApi['listen']>[0]) => {
-    open.listener = Comlink.proxy(listener);
+  listen: (listener: (event: Shown) => void) => {
+    open.listener = Comlink.proxy((event: LabEvent) => {
+      if (event.type === 'tried') localStorage.setItem(TRIALS, event.trials);
+      else listener(event);
+    });
     return current.api.listen(open.listener);
   },
   openModel: async (files: File[]) => {

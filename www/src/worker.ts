@@ -2,6 +2,7 @@
 import * as Comlink from 'comlink';
 import init, { Lab } from './ctsft-lab.js';
 import * as downloads from './download';
+import { askForSubgroups } from './subgroups';
 import type { EngineKind } from './bindings/EngineKind';
 import type { ErrorMessage } from './bindings/ErrorMessage';
 import type { LabEvent } from './bindings/LabEvent';
@@ -9,6 +10,7 @@ import type { Recipe } from './bindings/Recipe';
 import type { Role } from './bindings/Role';
 
 let listener: (event: LabEvent) => void = () => {};
+askForSubgroups();
 const ready = init({ module_or_path: './ctsft-lab_bg.wasm' }).then(() => new Lab((event) => listener(event)));
 
 /** A result or a refusal: thrown objects do not survive the way to the page. */
@@ -30,6 +32,7 @@ const api = {
   listen: (to: (event: LabEvent) => void) => {
     listener = to;
   },
+  recall: (trials: string) => attempt((lab) => lab.recall(trials)),
   openModel: (files: File[]) => attempt((lab) => lab.open_model(files)),
   readTable: (role: Role, file: File) =>
     attempt(async (lab) => lab.read_table(role, file.name, new Uint8Array(await file.arrayBuffer()))),
@@ -49,6 +52,7 @@ const api = {
   },
   stopDownload: () => stopping.abort(),
   follow: () => attempt((lab) => lab.follow()),
+  trustSubgroups: () => attempt((lab) => lab.trust_subgroups()),
   verify: (files: File[], engine: EngineKind) => attempt((lab) => lab.verify(files, engine)),
 };
 

@@ -43,6 +43,7 @@ fn validate(shell: &Shell, folder: &Path) -> Result<()> {
     if files.is_empty() {
         bail!("no kernels in {}", folder.display());
     }
+    let enabled = shell.create_temp_dir()?;
     for validator in ["naga", "tint"] {
         if !has(shell, validator) {
             println!(
@@ -53,6 +54,12 @@ fn validate(shell: &Shell, folder: &Path) -> Result<()> {
         for file in &files {
             match validator {
                 "naga" => cmd!(shell, "naga {file}").quiet().ignore_stdout().run()?,
+                // Tint wants to be told of subgroups, as a browser does; naga does not know the word.
+                _ if shell.read_file(file)?.contains("subgroup") => {
+                    let enabled = enabled.path().join("enabled.wgsl");
+                    shell.write_file(&enabled, format!("enable subgroups;\n{}", shell.read_file(file)?))?;
+                    cmd!(shell, "tint --format wgsl -o /dev/null {enabled}").quiet().ignore_stdout().run()?;
+                }
                 _ => cmd!(shell, "tint --format wgsl -o /dev/null {file}").quiet().ignore_stdout().run()?,
             }
         }

@@ -208,25 +208,27 @@ pub fn attend_backward(
 ) -> [Vec<f32>; 3] {
     let d = shape.head_dim;
     let scale = 1.0 / (d as f32).sqrt();
-    let (q, k, v, z, dz) =
-        (shape.queries(at.q), shape.keys(at.k), shape.keys(at.v), shape.queries(at.z), shape.queries(dz));
+    let (q, k, v, dz) = (shape.queries(at.q), shape.keys(at.k), shape.keys(at.v), shape.queries(dz));
     let (mut dq, mut dk, mut dv) = (vec![0.0; at.q.len()], vec![0.0; at.k.len()], vec![0.0; at.v.len()]);
-    let mut row = Vec::new();
+    let (mut row, mut changes) = (Vec::new(), Vec::new());
     for (t, query) in attention.queries.iter().enumerate() {
         for h in 0..shape.heads {
-            shape.scores(at.q, at.k, attention, t, h, &mut row);
             let (kv, log_sum, dz) = (shape.kv_of(h), at.sums[t * shape.heads + h], dz.row(t, h));
-            let mean = dot(dz, z.row(t, h));
+            let own = |s: usize| (s * shape.kv_heads + kv) * d..(s * shape.kv_heads + kv + 1) * d;
+            shape.scores(at.q, at.k, attention, t, h, &mut row);
+            row.iter_mut().for_each(|score| *score = (*score - log_sum).exp());
+            keys(attention, query).zip(&row).for_each(|(s, p)| add_scaled(&mut dv[own(s)], *p, dz));
+            if only_values {
+                continue;
+            }
+            changes.clear();
+            changes.extend(keys(attention, query).map(|s| dot(dz, v.row(s, kv))));
+            let mean = dot(&row, &changes);
             let dq = &mut dq[(t * shape.heads + h) * d..][..d];
-            for (s, score) in keys(attention, query).zip(&row) {
-                let p = (score - log_sum).exp();
-                let own = (s * shape.kv_heads + kv) * d..(s * shape.kv_heads + kv + 1) * d;
-                add_scaled(&mut dv[own.clone()], p, dz);
-                if !only_values {
-                    let ds = p * (dot(dz, v.row(s, kv)) - mean) * scale;
-                    add_scaled(dq, ds, k.row(s, kv));
-                    add_scaled(&mut dk[own], ds, q.row(t, h));
-                }
+            for ((s, p), change) in keys(attention, query).zip(&row).zip(&changes) {
+                let ds = p * (change - mean) * scale;
+                add_scaled(dq, ds, k.row(s, kv));
+                add_scaled(&mut dk[own(s)], ds, q.row(t, h));
             }
         }
     }

@@ -38,6 +38,8 @@ pub struct Device {
     pub arena: Arena,
     pipelines: RefCell<HashMap<Kernel, Pipeline>>,
     recorded: RefCell<Recorded>,
+    /// Whether kernels may hand values from lane to lane of a subgroup.
+    pub subgroups: bool,
     /// How matrix products are computed.
     pub variant: Cell<Variant>,
     /// Kernels run since the device was opened.
@@ -103,6 +105,7 @@ impl Device {
             ..wgpu::Limits::default()
         };
         let descriptor = wgpu::DeviceDescriptor {
+            required_features: adapter.features() & wgpu::Features::SUBGROUP,
             required_limits: limits.clone(),
             // The default allocates in blocks of hundreds of megabytes.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -126,6 +129,8 @@ impl Device {
         let info = adapter.get_info();
         Ok(Self {
             arena: Arena::default(),
+            // matmul_subgroups wants lanes in fours, and all of them in one workgroup of 64.
+            subgroups: offers_subgroups(&device) && info.subgroup_min_size >= 4 && info.subgroup_max_size <= 64,
             variant: Cell::new(variant.unwrap_or(if is_software(&info) { Variant::Rows } else { Variant::Direct })),
             info,
             limits,
@@ -145,10 +150,10 @@ impl Device {
         is_software(&self.info)
     }
 
-    /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with tiles they do it all the
+    /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with what is made for hardware they do it all the
     /// same, which shows that it is right.
     pub fn splits(&self) -> bool {
-        !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_) | Variant::Blocks)
+        !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_) | Variant::Blocks | Variant::Subgroups)
     }
 
     /// Whether the device allows a buffer of `bytes`.
@@ -358,6 +363,18 @@ impl Device {
         }
         Ok(out)
     }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn offers_subgroups(device: &wgpu::Device) -> bool {
+    device.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// wgpu 30 has no word for it in a browser: the page asks in its place, and says whether it was given
+/// (`www/src/subgroups.ts`).
+#[cfg(target_arch = "wasm32")]
+fn offers_subgroups(_device: &wgpu::Device) -> bool {
+    js_sys::Reflect::get(&js_sys::global(), &"subgroupsGiven".into()).is_ok_and(|given| given.is_truthy())
 }
 
 fn is_software(info: &wgpu::AdapterInfo) -> bool {

@@ -3,6 +3,21 @@
 
 use super::buffers::Binding;
 use crate::model::Form;
+use serde::{Deserialize, Serialize};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// A number for the kernels of products as they are: what was measured of others may not hold for these.
+pub fn version() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for variant in Variant::ALL {
+        let (right, left_transposed) = (Numbers::Vec4, variant == Variant::Rows);
+        let columns = variant.columns_of(0, right, true);
+        Product { variant, left_vec4: !left_transposed, left_transposed, right, right_transposed: true, columns }
+            .source()
+            .hash(&mut hasher);
+    }
+    hasher.finish()
+}
 
 /// How the right side of a product is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +46,7 @@ impl Numbers {
 }
 
 /// The ways to compute a product. Which is fastest depends on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Variant {
     /// Registers only.
     Direct,
@@ -41,16 +56,20 @@ pub enum Variant {
     Tiled(u32),
     /// Tiles in shared memory, of which a thread makes more.
     Blocks,
+    /// Values handed from lane to lane of a subgroup, where the device offers that.
+    Subgroups,
 }
 
 impl Variant {
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16), Self::Blocks];
+    pub const ALL: [Self; 6] =
+        [Self::Direct, Self::Rows, Self::Tiled(8), Self::Tiled(16), Self::Blocks, Self::Subgroups];
 
     /// Rows that one workgroup makes.
     pub fn rows(self) -> usize {
         match self {
             Self::Direct | Self::Rows | Self::Blocks => 64,
             Self::Tiled(side) => 4 * side as usize,
+            Self::Subgroups => SUBGROUP_ROWS,
         }
     }
 
@@ -59,6 +78,7 @@ impl Variant {
         match self {
             Self::Direct | Self::Tiled(8) => &[32],
             Self::Tiled(_) | Self::Blocks => &[64],
+            Self::Subgroups => &[256],
             // The more, the fewer loads, but only while the loop stays in a processor's instruction cache: measured for each.
             Self::Rows => match (right, right_transposed) {
                 (Numbers::Packed(Form::Bf16), true) => &[28, 26],
@@ -74,6 +94,9 @@ impl Variant {
         self.columns(right, right_transposed).iter().copied().min_by_key(beyond).unwrap_or(1)
     }
 }
+
+/// Rows that a workgroup of `matmul_subgroups` makes.
+const SUBGROUP_ROWS: usize = 16;
 
 /// Columns that a thread of `transpose` takes.
 pub const TRANSPOSED_COLUMNS: usize = 16;
@@ -208,6 +231,7 @@ impl Product {
             Variant::Direct => include_str!("kernels/matmul_direct.wgsl").into(),
             Variant::Blocks => include_str!("kernels/matmul_blocks.wgsl").into(),
             Variant::Rows => repeated(include_str!("kernels/matmul_rows.wgsl"), self.columns),
+            Variant::Subgroups => repeated(include_str!("kernels/matmul_subgroups.wgsl"), SUBGROUP_ROWS),
             Variant::Tiled(side) => {
                 constants += &format!("const SIDE: u32 = {side}u;\n");
                 include_str!("kernels/matmul_tiled.wgsl").into()
@@ -221,7 +245,12 @@ impl Product {
             (Variant::Rows, Numbers::Packed(Form::Bf16)) => include_str!("kernels/parts/right_bf16_words.wgsl"),
             (_, right) => right.part(),
         };
-        [&constants, include_str!("kernels/parts/matmul.wgsl"), left, right, &body].join("\n")
+        // A browser wants to be told; naga, which reads WGSL elsewhere, does not know the word.
+        let enable = match self.variant {
+            Variant::Subgroups if cfg!(target_arch = "wasm32") => "enable subgroups;\n",
+            _ => "",
+        };
+        [enable, &constants, include_str!("kernels/parts/matmul.wgsl"), left, right, &body].join("\n")
     }
 }
 

@@ -82,6 +82,23 @@ struct Bands {
 /// Columns that one thread of a row-wise reduction over the vocabulary takes.
 const CHUNK: usize = 1024;
 
+/// The fastest variant of each trial so far, by device and kernels.
+pub type Chosen = HashMap<String, Variant>;
+
+thread_local! {
+    static CHOSEN: RefCell<Chosen> = RefCell::default();
+}
+
+/// What trials have found, to be kept for another time.
+pub fn chosen() -> Chosen {
+    CHOSEN.with_borrow(Clone::clone)
+}
+
+/// Takes over what trials found another time.
+pub fn recall(chosen: Chosen) {
+    CHOSEN.with_borrow_mut(|known| known.extend(chosen));
+}
+
 impl Gpu {
     /// Opens the GPU that the platform chooses, and finds out how it computes products fastest.
     ///
@@ -116,26 +133,38 @@ impl Gpu {
     async fn at_its_fastest(device: Device) -> Result<Self> {
         let gpu = Self(device);
         if !gpu.is_software() {
-            gpu.try_variants().await?;
+            gpu.try_variants(512, 1024).await?;
         }
         Ok(gpu)
     }
 
-    /// Takes the variant that computes a product of a typical shape fastest; tried once for each adapter.
-    async fn try_variants(&self) -> Result<()> {
-        thread_local! {
-            static CHOSEN: RefCell<HashMap<String, Variant>> = RefCell::default();
-        }
-        let name = self.device();
-        if let Some(variant) = CHOSEN.with_borrow(|chosen| chosen.get(&name).copied()) {
+    /// The ways to compute products that the device offers.
+    pub fn variants(&self) -> impl Iterator<Item = Variant> {
+        Variant::ALL.into_iter().filter(|variant| *variant != Variant::Subgroups || self.0.subgroups)
+    }
+
+    /// How products of more than a few rows are computed.
+    pub fn variant(&self) -> Variant {
+        self.0.variant.get()
+    }
+
+    /// Takes the variant that computes products `[rows, size] · [size, size]` fastest; tried once for each adapter.
+    ///
+    /// # Errors
+    /// A device failure.
+    pub async fn try_variants(&self, rows: usize, size: usize) -> Result<()> {
+        let trial = format!("{}, kernels {:016x}", self.device(), kernels::version());
+        if let Some(variant) = CHOSEN.with_borrow(|chosen| chosen.get(&trial).copied())
+            && self.variants().any(|offered| offered == variant)
+        {
             self.0.variant.set(variant);
             return Ok(());
         }
-        let (rows, size, repeats) = (512, 1024, 8);
+        let repeats = 8;
         let (x, w) = (self.zeros(rows, size)?, self.zeros(size, size)?);
         let side = |tensor, transposed| Operand { tensor, start: 0, columns: size, transposed };
         let mut fastest = (f64::INFINITY, Variant::Direct);
-        for variant in Variant::ALL {
+        for variant in self.variants() {
             self.0.variant.set(variant);
             let mut seconds = f64::INFINITY;
             // The first round compiles.
@@ -153,7 +182,7 @@ impl Gpu {
             }
         }
         self.0.variant.set(fastest.1);
-        CHOSEN.with_borrow_mut(|chosen| chosen.insert(name, fastest.1));
+        CHOSEN.with_borrow_mut(|chosen| chosen.insert(trial, fastest.1));
         Ok(())
     }
 
@@ -278,7 +307,9 @@ impl Backend for Gpu {
             let x: Vec<u32> = x.into_iter().map(|x| x as u32).collect();
             self.0.upload(bytemuck::cast_slice(&x))
         };
-        let bands = |bands: Vec<[usize; 4]>| -> Result<Bands> { Ok(Bands { count: bands.len(), bands: upload(bands.concat())? }) };
+        let bands = |bands: Vec<[usize; 4]>| -> Result<Bands> {
+            Ok(Bands { count: bands.len(), bands: upload(bands.concat())? })
+        };
         let threads = self.row_wise(usize::MAX);
         Ok(DeviceAttention {
             threads,

@@ -191,13 +191,13 @@ impl Gpu {
     }
 
     /// How a product of `m` rows is computed.
-    fn variant(&self, m: usize) -> Variant {
+    fn variant_for(&self, m: usize) -> Variant {
         if m <= FEW_ROWS { Variant::Direct } else { self.0.variant.get() }
     }
 
     /// How a row-wise kernel over `rows` rows is computed.
     pub(super) fn row_wise(&self, rows: usize) -> RowWise {
-        if self.variant(rows) == Variant::Rows { RowWise::Alone } else { RowWise::Shared }
+        if self.variant_for(rows) == Variant::Rows { RowWise::Alone } else { RowWise::Shared }
     }
 
     /// The left side transposed, `[k, m]`.
@@ -220,7 +220,7 @@ impl Gpu {
         out: &Out<'_>,
     ) -> Result<()> {
         let (m, k) = left.shape;
-        let variant = self.variant(m);
+        let variant = self.variant_for(m);
         let copy;
         let left = if variant == Variant::Rows && !left.transposed {
             // A copy of all of it holds the columns wanted as rows.
@@ -245,7 +245,7 @@ impl Gpu {
         let threads = match variant {
             Variant::Direct => m.div_ceil(8) * n.div_ceil(4),
             Variant::Rows => groups[0] * groups[1] * 8,
-            Variant::Blocks => groups[0] * groups[1] * 64,
+            Variant::Blocks | Variant::Subgroups => groups[0] * groups[1] * 64,
             Variant::Tiled(side) => groups[0] * groups[1] * (side * side) as usize,
         };
         let parts = match n == out.tensor.cols && self.0.splits() {

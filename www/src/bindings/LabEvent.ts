@@ -5,4 +5,4 @@ import type { Record } from "./Record";
 /**
  * What the worker tells the page while it works.
  */
-export type LabEvent = { "type": "self_test" } | { "type": "loading", done: number, total: number, } | { "type": "progress", progress: Progress, } | { "type": "record", record: Record, };
+export type LabEvent = { "type": "self_test" } | { "type": "tried", trials: string, } | { "type": "loading", done: number, total: number, } | { "type": "progress", progress: Progress, } | { "type": "record", record: Record, };

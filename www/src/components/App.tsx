@@ -1,8 +1,7 @@
 import { useEffect, useReducer, useState } from 'preact/hooks';
 import * as builtIn from '../built-in';
-import { lab, take, Refusal } from '../lab';
+import { lab, take, Refusal, type Shown } from '../lab';
 import { language, languages, setLanguage, t } from '../text';
-import type { LabEvent } from '../bindings/LabEvent';
 import type { ModelSummary } from '../bindings/ModelSummary';
 import type { Progress } from '../bindings/Progress';
 import type { Recipe } from '../bindings/Recipe';
@@ -46,7 +45,7 @@ export function App() {
   const [failure, setFailure] = useState<string>();
 
   useEffect(() => {
-    const listen = (event: LabEvent) => {
+    const listen = (event: Shown) => {
       // Events and the run's result come by different ways: one that arrives after the end changes nothing.
       if (event.type === 'record') setRecord(event.record);
       else if (event.type === 'self_test') setRunning((now) => now && { testing: true });

@@ -67,7 +67,9 @@ export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean 
       {failed.length > 0 && (
         <ul>
           {failed.map((c) => (
-            <li key={c.quantity}>{c.quantity}</li>
+            <li key={c.quantity}>
+              {c.quantity}: {typeof c.outcome === 'object' && 'failed' in c.outcome && c.outcome.failed}
+            </li>
           ))}
         </ul>
       )}

@@ -16,8 +16,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let h = i / p.bands;
   let row# = (band.x + min(#u, band.y - 1u)) * p.heads + h;
   let at# = row# * COLUMNS;
-  let q$0 = SCALE * each(q[at# + $0u]);
-  let q$1 = SCALE * each(q[at# + $1u]);
+  let q$0 = each(q[at# + $0u]);
+  let q$1 = each(q[at# + $1u]);
   let position = each(f32(band.w + #u));
   var z$0 = Rows();
   var z$1 = Rows();
@@ -30,7 +30,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let k$0 = k[key + $0u / 2u];
     score = fma(q$0, Rows(k$0.x), score);
     score = fma(q$1, Rows(k$0.y), score);
-    score = select(Rows(LOWEST), score, Rows(f32(s)) <= position);
+    score = select(Rows(LOWEST), SCALE * score, Rows(f32(s)) <= position);
     let higher = max(highest, score);
     let shrunk = exp(highest - higher);
     let weight = exp(score - higher);

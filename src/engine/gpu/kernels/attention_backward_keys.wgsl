@@ -19,8 +19,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let band = bands[own % p.bands];
   let j = own / p.bands;
   let at# = ((band.x + min(#u, band.y - 1u)) * p.kv_heads + j) * COLUMNS;
-  let k$0 = SCALE * each(k[at# + $0u]);
-  let k$1 = SCALE * each(k[at# + $1u]);
+  let k$0 = each(k[at# + $0u]);
+  let k$1 = each(k[at# + $1u]);
   let v$0 = each(v[at# + $0u]);
   let v$1 = each(v[at# + $1u]);
   let first = each(f32(band.z + #u * p.step));
@@ -39,7 +39,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let dz$0 = dz[pair + $0u / 2u];
     change = fma(v$0, Rows(dz$0.x), change);
     change = fma(v$1, Rows(dz$0.y), change);
-    score = select(Rows(LOWEST), score, first <= Rows(f32(query)));
+    score = select(Rows(LOWEST), SCALE * score, first <= Rows(f32(query)));
     change = exp(score - sums[at].x) * (change - sums[at].y) * SCALE;
     dk$0 = fma(change, Rows(q$0.x), dk$0);
     dk$1 = fma(change, Rows(q$0.y), dk$1);

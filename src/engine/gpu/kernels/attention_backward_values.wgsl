@@ -17,8 +17,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let band = bands[own % p.bands];
   let j = own / p.bands;
   let at# = ((band.x + min(#u, band.y - 1u)) * p.kv_heads + j) * COLUMNS;
-  let k$0 = SCALE * each(k[at# + $0u]);
-  let k$1 = SCALE * each(k[at# + $1u]);
+  let k$0 = each(k[at# + $0u]);
+  let k$1 = each(k[at# + $1u]);
   let first = each(f32(band.z + #u * p.step));
   var dv$0 = Rows();
   var dv$1 = Rows();
@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let q$0 = q[pair + $0u / 2u];
     score = fma(k$0, Rows(q$0.x), score);
     score = fma(k$1, Rows(q$0.y), score);
-    score = select(Rows(LOWEST), score, first <= Rows(f32(query)));
+    score = select(Rows(LOWEST), SCALE * score, first <= Rows(f32(query)));
     let weight = exp(score - sums[at].x);
     let dz$0 = dz[pair + $0u / 2u];
     dv$0 = fma(weight, Rows(dz$0.x), dv$0);
