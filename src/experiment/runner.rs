@@ -10,7 +10,7 @@ use crate::data::{self, Balance, ColumnMapping, DataError, Dataset, EncodedSet, 
 use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection};
 use crate::measures::{Accuracy, Evaluation, evaluate, kl_divergence, linear_cka};
 use crate::model::{ModelConfig, Tokenizer};
-use crate::progress::{Observer, REVERSE_COST, TRAIN_COST, Unwatched};
+use crate::progress::{FULL_COST, MASKED_COST, Observer, REVERSE_COST, Unwatched};
 use crate::tuning::{Arm, ArmKind, Course, Journal, TrainSettings, full_slices, head_slices, train, trained_weights};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -274,18 +274,19 @@ pub(super) fn planned_work(c: &ModelConfig, recipe: &Recipe, prepared: &Prepared
     let depths = recipe.depth as f64 + 1.0;
     let faithfulness = share(recipe.sizes.faithfulness, &sets.source_test)
         * (2.0 + depths * 2.0 * (1.0 + recipe.random_circuits as f64));
-    let training = |settings: &TrainSettings, set: &PreparedSet| TRAIN_COST * settings.epochs as f64 * tokens(set);
+    let training = |settings: &TrainSettings, set: &PreparedSet, cost| cost * settings.epochs as f64 * tokens(set);
+    let masked = training(&recipe.masked, &sets.target_train, MASKED_COST);
     let arm = |kind: &ArmKind| {
         let work = match kind {
-            ArmKind::Full => training(&recipe.full, &sets.target_train) + test,
-            ArmKind::Random => recipe.random_arms as f64 * (training(&recipe.masked, &sets.target_train) + test),
-            _ => training(&recipe.masked, &sets.target_train) + test,
+            ArmKind::Full => training(&recipe.full, &sets.target_train, FULL_COST) + test,
+            ArmKind::Random => recipe.random_arms as f64 * (masked + test),
+            _ => masked + test,
         };
         (Stage::of(*kind), work)
     };
     let mut work = vec![(Stage::ZeroShot, test)];
     if recipe.competence.epochs > 0 {
-        work.push((Stage::Competence, training(&recipe.competence, &sets.source_train)));
+        work.push((Stage::Competence, training(&recipe.competence, &sets.source_train, FULL_COST)));
     }
     work.extend([
         (Stage::CompetentEvaluation, test),
@@ -424,6 +425,7 @@ pub async fn run<B: Backend>(
             slices: full_slices(&engine.config),
             settings: &recipe.competence,
             seed: recipe.seed,
+            cost: FULL_COST,
         };
         Ok(train(engine, &course, &journal, &meter).await?)
     };
@@ -449,12 +451,12 @@ pub async fn run<B: Backend>(
     for arm in arms(&config, recipe, &circuit_heads, &relevance) {
         meter.enter(Stage::of(arm.kind));
         let started = Instant::now();
-        let (slices, settings) = match arm.kind {
-            ArmKind::Full => (full_slices(&config), &recipe.full),
-            _ => (head_slices(&config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked),
+        let (slices, settings, cost) = match arm.kind {
+            ArmKind::Full => (full_slices(&config), &recipe.full, FULL_COST),
+            _ => (head_slices(&config, &arm.heads, recipe.kv, recipe.norms), &recipe.masked, MASKED_COST),
         };
         let weights = trained_weights(&slices);
-        let course = Course { prompts: &sets.target_train.prompts, verbalizer, slices, settings, seed: arm.seed };
+        let course = Course { prompts: &sets.target_train.prompts, verbalizer, slices, settings, seed: arm.seed, cost };
         let journal = Journal::default();
         let tuned = async |engine: &Engine<B>| {
             let checkpoint = engine.snapshot();

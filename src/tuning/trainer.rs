@@ -5,7 +5,7 @@ use crate::engine::{
     AdamW, Backend, Batch, Engine, LossOver, Objective, ParameterSlice, Prompt, Result, Training, TrainingState,
     UpdateRule,
 };
-use crate::progress::{Observer, TRAIN_COST};
+use crate::progress::Observer;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -34,6 +34,8 @@ pub struct Course<'a> {
     pub slices: Vec<ParameterSlice>,
     pub settings: &'a TrainSettings,
     pub seed: u64,
+    /// Of a step, in forwards.
+    pub cost: f64,
 }
 
 /// Where a training stands, kept in the process's own memory, so that it can go on when its device is lost. Trainings of
@@ -79,7 +81,7 @@ pub async fn train<B: Backend>(
     journal: &Journal,
     observer: &impl Observer,
 ) -> Result<Vec<f64>> {
-    let Course { prompts, verbalizer, slices, settings, seed } = course;
+    let Course { prompts, verbalizer, slices, settings, seed, cost } = course;
     let mut rng = ChaCha8Rng::seed_from_u64(*seed);
     let objective = Objective::Answer { verbalizer, over: settings.loss };
     let (mut training, mut losses) = match &*journal.0.borrow() {
@@ -94,7 +96,7 @@ pub async fn train<B: Backend>(
     for _ in 0..settings.epochs {
         order.shuffle(&mut rng);
         for chunk in order.chunks(settings.batch.max(1)) {
-            let cost = TRAIN_COST * chunk.iter().map(|p| p.tokens.len()).sum::<usize>() as f64;
+            let cost = cost * chunk.iter().map(|p| p.tokens.len()).sum::<usize>() as f64;
             if behind > 0 {
                 behind -= 1;
                 proceed(observer, cost).await?;

@@ -62,7 +62,7 @@ struct Failure {
 struct Recorded {
     commands: Vec<Command>,
     parameters: Vec<u8>,
-    /// Floating-point operations of the products among them.
+    /// Floating-point operations of the products and attentions among them.
     operations: u64,
 }
 
@@ -244,7 +244,7 @@ impl Device {
         }
     }
 
-    /// Counts the floating-point operations of a product that was just recorded.
+    /// Counts the floating-point operations of a product or an attention that was just recorded.
     pub fn worked(&self, operations: u64) {
         let all = {
             let mut recorded = self.recorded.borrow_mut();

@@ -188,6 +188,14 @@ impl Attend {
     #[cfg(test)]
     const ALL: [Self; 4] = [Self::Forward, Self::BackwardQueries, Self::BackwardKeys, Self::BackwardValues];
 
+    /// Products of a row with a row, or rows added in some share, for each query and key.
+    pub fn products(self) -> u64 {
+        match self {
+            Self::Forward | Self::BackwardValues => 2,
+            Self::BackwardQueries | Self::BackwardKeys => 3,
+        }
+    }
+
     /// The source for heads of `head_dim` columns.
     fn source(self, threads: RowWise, head_dim: usize) -> String {
         let rows = match threads {

@@ -68,6 +68,8 @@ pub struct DeviceAttention {
     threads: RowWise,
     prefix: usize,
     step: usize,
+    /// Keys that all queries attend to, together.
+    pairs: usize,
     query_positions: Buffer,
     query_bands: Bands,
     key_positions: Buffer,
@@ -227,6 +229,7 @@ impl Gpu {
         let parameters = [bands * of, bands, heads, kv_heads, attention.prefix, attention.step].map(|x| x as u32);
         let kernel = Kernel::Attention(attend, attention.threads, head_dim);
         self.run(kernel, bands * of * lanes, &parameters, bound);
+        self.0.worked(2 * attend.products() * (attention.pairs * q.cols) as u64);
     }
 
     /// An elementwise kernel: as many threads as the output has values.
@@ -315,6 +318,7 @@ impl Backend for Gpu {
             threads,
             prefix: attention.prefix,
             step: attention.step,
+            pairs: attention.queries.iter().map(|query| query[1] + 1).sum(),
             query_bands: bands(attention.query_bands(threads.attention_rows()))?,
             key_bands: bands(attention.key_bands(threads.attention_rows()))?,
             query_positions: upload(attention.queries.iter().map(|query| query[1]).collect())?,
