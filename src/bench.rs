@@ -3,7 +3,7 @@
 use crate::circuit::{self, Pool, Positions, SlotMap, budget, random_heads};
 use crate::engine::{
     AdamW, Backend, Batch, Engine, GateRule, LossOver, Method, Objective, ParameterSlice, Prompt, Score, Target,
-    UpdateRule, Weight,
+    UpdateRule, Weight, memory,
 };
 use crate::model::{Checkpoint, Form, ModelConfig, Rows, layer_parameter};
 use crate::progress::Unwatched;
@@ -146,18 +146,8 @@ pub async fn measure<B: Backend>(backend: B, checkpoint: &mut Checkpoint) -> cra
         relevance,
         relevance_forwards: relevance.seconds / forward.seconds,
         peak_device_bytes: engine.backend.peak_bytes(),
-        heap_bytes: heap_bytes(),
+        heap_bytes: memory::heap_bytes(),
     })
-}
-
-#[cfg(target_arch = "wasm32")]
-fn heap_bytes() -> Option<u64> {
-    Some(core::arch::wasm32::memory_size(0) as u64 * 65_536)
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn heap_bytes() -> Option<u64> {
-    None
 }
 
 /// Waits until the device has done all it was given.

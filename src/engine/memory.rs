@@ -91,3 +91,15 @@ pub fn training_bytes(c: &ModelConfig, slices: &[ParameterSlice], rule: UpdateRu
     };
     (masters, more)
 }
+
+/// Bytes of the wasm heap, which never shrinks: so the most it ever was. Unknown elsewhere.
+#[cfg(target_arch = "wasm32")]
+pub fn heap_bytes() -> Option<u64> {
+    Some(core::arch::wasm32::memory_size(0) as u64 * 65_536)
+}
+
+/// Bytes of the wasm heap: there is none here.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn heap_bytes() -> Option<u64> {
+    None
+}

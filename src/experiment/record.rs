@@ -201,6 +201,10 @@ pub struct Record {
     /// Most bytes that tensors held on the device at once, where it has a memory of its own.
     #[ts(type = "number | null")]
     pub peak_device_bytes: Option<u64>,
+    /// In a browser, bytes of the wasm heap, which never shrinks.
+    #[serde(default)]
+    #[ts(type = "number | null")]
+    pub heap_bytes: Option<u64>,
     /// Milliseconds since 1970.
     pub started: f64,
     pub sets: Sets<SetSummary>,

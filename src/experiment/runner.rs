@@ -7,7 +7,7 @@ use super::record::{
 use super::{Recipe, RecipeError, SCHEMA_VERSION};
 use crate::circuit::{self, Expansion, POOR, Pool, Positions, SlotMap};
 use crate::data::{self, Balance, ColumnMapping, DataError, Dataset, EncodedSet, Table, Template};
-use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection};
+use crate::engine::{Backend, Engine, EngineError, Head, HeadMeans, HeadSet, Method, Prompt, TargetDirection, memory};
 use crate::measures::{Accuracy, Evaluation, evaluate, kl_divergence, linear_cka};
 use crate::model::{ModelConfig, Tokenizer};
 use crate::progress::{FULL_COST, MASKED_COST, Observer, REVERSE_COST, Unwatched};
@@ -382,6 +382,7 @@ pub async fn run<B: Backend>(
         model,
         device: engine.backend.device(),
         peak_device_bytes: None,
+        heap_bytes: None,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_millis() as f64),
         sets: Sets {
             source_train: sets.source_train.summary.clone(),
@@ -488,6 +489,7 @@ pub async fn run<B: Backend>(
     let lost = lasting.losses.iter().map(|stage| Warning::DeviceLost { stage: *stage });
     record.warnings.extend(lost);
     record.peak_device_bytes = lasting.engine.as_ref().and_then(|engine| engine.backend.peak_bytes());
+    record.heap_bytes = memory::heap_bytes();
     record.finished = true;
     watcher.found(&record);
     Ok(record)

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 
 export const root = join(import.meta.dirname, '../..');
-const shared = process.env.CTSFT_SHARED ?? join(root, '../shared');
+export const shared = process.env.CTSFT_SHARED ?? join(root, '../shared');
 
 export const nusax = (language: string, part: string) => join(shared, 'data/nusax-senti', language, `${part}.csv`);
 export const hasNusax = existsSync(nusax('english', 'train'));

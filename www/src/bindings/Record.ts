@@ -27,6 +27,10 @@ device: string,
  */
 peak_device_bytes: number | null, 
 /**
+ * In a browser, bytes of the wasm heap, which never shrinks.
+ */
+heap_bytes: number | null, 
+/**
  * Milliseconds since 1970.
  */
 started: number, sets: Sets<SetSummary>, answer_tokens: Array<number>, zero_shot: Both | null, 

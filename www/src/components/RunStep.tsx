@@ -115,7 +115,8 @@ export function RunStep(props: {
             elapsed: duration(props.record.times.reduce((sum, x) => sum + x.seconds, 0)),
             device: props.record.device,
           })}{' '}
-          {props.record.peak_device_bytes !== null && t('run.memory', { megabytes: number(props.record.peak_device_bytes / 1e6, 0) })}
+          {props.record.peak_device_bytes !== null && t('run.memory', { megabytes: number(props.record.peak_device_bytes / 1e6, 0) })}{' '}
+          {props.record.heap_bytes !== null && t('run.heap', { megabytes: number(props.record.heap_bytes / 1e6, 0) })}
         </p>
       )}
       {props.record && !props.running && (
