@@ -150,8 +150,8 @@ impl Device {
         is_software(&self.info)
     }
 
-    /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with what is made for hardware they do it all the
-    /// same, which shows that it is right.
+    /// Whether long sums of few outputs are split. Software adapters gain nothing by it; with what is made for hardware they
+    /// do it all the same, which shows that it is right.
     pub fn splits(&self) -> bool {
         !self.is_software() || matches!(self.variant.get(), Variant::Tiled(_) | Variant::Blocks | Variant::Subgroups)
     }
