@@ -4,8 +4,8 @@
 use crate::circuit::{self, Pool, Positions, SlotMap};
 use crate::engine::cpu::Cpu;
 use crate::engine::{
-    AdamW, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Objective, Place, Prompt, Result,
-    Score, Target, TargetDirection, UpdateRule, Weight,
+    AdamW, Attended, Backend, Batch, Engine, EngineError, GateRule, Head, LossOver, Method, Objective, PackedLayout,
+    Place, Prompt, Result, Score, Target, TargetDirection, UpdateRule, Weight,
 };
 use crate::model::{Checkpoint, Form, ModelConfig, ModelFile, Rows, to_safetensors};
 use crate::progress::Unwatched;
@@ -85,6 +85,31 @@ async fn products<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
         let what = ["product", "backward product", "rows"];
         for (what, numbers) in what.into_iter().zip(backend.read(&[&forward, &backward, &rows]).await?) {
             found.push((format!("{what} of {form:?} weights"), numbers));
+        }
+    }
+    Ok(found)
+}
+
+/// An attention of heads as wide as real models' (its kernels are made for their width), and its gradients.
+async fn attention<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
+    let (heads, kv_heads, head_dim) = (6, 2, 64);
+    let layout = PackedLayout { prefix: 3, starts: vec![3, 14, 15, 34] };
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let mut tensor = |rows: usize, heads: usize| {
+        let data: Vec<f32> = (0..rows * heads * head_dim).map(|_| rng.random_range(-1.0..1.0)).collect();
+        backend.upload(&data, rows, heads * head_dim)
+    };
+    let mut found = Vec::new();
+    for (queries, attention) in [("all", layout.attention()), ("the answers", layout.answers_attention())] {
+        let (q, dz) = (tensor(attention.queries.len(), heads)?, tensor(attention.queries.len(), heads)?);
+        let (k, v) = (tensor(layout.tokens(), kv_heads)?, tensor(layout.tokens(), kv_heads)?);
+        let attention = backend.attention(attention)?;
+        let (z, sums) = backend.attend(&q, &k, &v, head_dim, &attention)?;
+        let at = Attended { q: &q, k: &k, v: &v, z: &z, sums: &sums };
+        let (dq, dk, dv) = backend.attend_backward(&dz, at, head_dim, &attention)?;
+        let what = ["attention", "gradient to the queries", "gradient to the keys", "gradient to the values"];
+        for (what, numbers) in what.into_iter().zip(backend.read(&[&z, &dq, &dk, &dv]).await?) {
+            found.push((format!("{what} of {queries}"), numbers));
         }
     }
     Ok(found)
@@ -212,6 +237,7 @@ pub async fn trust<B: Backend>(backend: B) -> Result<B> {
         None => Ok(()),
     };
     judge(&products(&Cpu).await?, &products(&backend).await?)?;
+    judge(&attention(&Cpu).await?, &attention(&backend).await?)?;
     let expected = everything(&Engine::load(Cpu, &mut made_up()?, |_, _| {})?).await?;
     let engine = Engine::load(backend, &mut made_up()?, |_, _| {})?;
     judge(&expected, &everything(&engine).await?)?;
