@@ -94,7 +94,7 @@ fn a_device_is_trusted_for_what_it_computes_in_every_form_by_every_variant() {
         return;
     }
     for variant in variants() {
-        block_on(trust(gpu(Some(variant), None))).unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+        block_on(trust(gpu(Some(variant), None), 64)).unwrap_or_else(|error| panic!("{variant:?}: {error}"));
     }
 }
 

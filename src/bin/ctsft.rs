@@ -535,7 +535,7 @@ fn run(files: &RunFiles, flags: RecipeFlags) -> Result<ExitCode> {
             }
             EngineChoice::Gpu => {
                 let open = async || {
-                    let gpu = self_test::trust(Gpu::open().await?).await?;
+                    let gpu = self_test::trust(Gpu::open().await?, checkpoint.config.head_dim).await?;
                     load(gpu, &mut checkpoint, limit)
                 };
                 experiment::run(open, summary, &prepared, &recipe, &terminal).await

@@ -90,9 +90,9 @@ async fn products<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
     Ok(found)
 }
 
-/// An attention of heads as wide as real models' (its kernels are made for their width), and its gradients.
-async fn attention<B: Backend>(backend: &B) -> Result<Vec<(String, Vec<f32>)>> {
-    let (heads, kv_heads, head_dim) = (6, 2, 64);
+/// An attention of heads of `head_dim` columns, which its kernels are made for, and its gradients.
+async fn attention<B: Backend>(backend: &B, head_dim: usize) -> Result<Vec<(String, Vec<f32>)>> {
+    let (heads, kv_heads) = (6, 2);
     let layout = PackedLayout { prefix: 3, starts: vec![3, 14, 15, 34] };
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let mut tensor = |rows: usize, heads: usize| {
@@ -226,18 +226,18 @@ pub fn difference(expected: &[(String, Vec<f32>)], found: &[(String, Vec<f32>)])
     })
 }
 
-/// Gives the backend back if it computes what the CPU computes.
+/// Gives the backend back if it computes what the CPU computes, for models whose heads have `head_dim` columns.
 ///
 /// # Errors
 /// [`EngineError::Distrusted`] with the first quantity that is wrong, or a device failure.
-pub async fn trust<B: Backend>(backend: B) -> Result<B> {
+pub async fn trust<B: Backend>(backend: B, head_dim: usize) -> Result<B> {
     let device = backend.device();
     let judge = |expected: &[_], found: &[_]| match difference(expected, found) {
         Some((what, error)) => Err(EngineError::Distrusted { device: device.clone(), what, error }),
         None => Ok(()),
     };
     judge(&products(&Cpu).await?, &products(&backend).await?)?;
-    judge(&attention(&Cpu).await?, &attention(&backend).await?)?;
+    judge(&attention(&Cpu, head_dim).await?, &attention(&backend, head_dim).await?)?;
     let expected = everything(&Engine::load(Cpu, &mut made_up()?, |_, _| {})?).await?;
     let engine = Engine::load(backend, &mut made_up()?, |_, _| {})?;
     judge(&expected, &everything(&engine).await?)?;

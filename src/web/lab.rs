@@ -56,8 +56,8 @@ pub struct Lab {
     model: RefCell<Option<(String, Checkpoint)>>,
     tables: RefCell<HashMap<Role, data::Table>>,
     cancelled: Cell<bool>,
-    /// The GPU that has passed its test.
-    trusted: RefCell<Option<String>>,
+    /// The GPU that has passed its test, and the width of heads that it was tested for.
+    trusted: RefCell<Option<(String, usize)>>,
     last_yield: Cell<Instant>,
     /// Seconds that a token takes through a model, by engine and the model's hash.
     calibrated: RefCell<HashMap<(EngineKind, String), f64>>,
@@ -281,7 +281,7 @@ impl Lab {
         let gpu = Gpu::open_with(Some(Variant::Subgroups), None).await.map_err(ErrorMessage::from)?;
         let offered = gpu.variants().any(|variant| variant == Variant::Subgroups);
         if offered {
-            self_test::trust(gpu).await.map_err(ErrorMessage::from)?;
+            self_test::trust(gpu, 64).await.map_err(ErrorMessage::from)?;
         }
         Ok(offered)
     }
@@ -417,10 +417,15 @@ impl Lab {
             opened = self.open_gpu().await;
         }
         let mut gpu = opened?;
-        if self.trusted.borrow().as_ref() != Some(&gpu.device()) {
+        let head_dim = match &*self.model.borrow() {
+            Some((_, checkpoint)) => checkpoint.config.head_dim,
+            None => return Err(EngineError::Cancelled),
+        };
+        let wanted = Some((gpu.device(), head_dim));
+        if *self.trusted.borrow() != wanted {
             self.send(&LabEvent::SelfTest);
-            gpu = self_test::trust(gpu).await?;
-            self.trusted.replace(Some(gpu.device()));
+            gpu = self_test::trust(gpu, head_dim).await?;
+            self.trusted.replace(wanted);
         }
         Ok(gpu)
     }

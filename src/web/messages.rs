@@ -87,7 +87,7 @@ pub struct Check {
 pub enum LabEvent {
     /// The GPU is checked against the CPU before its first run.
     SelfTest,
-    /// Which kernels were fastest on the GPUs seen so far, for [`super::lab::Lab::recall`] of another time.
+    /// Which kernels were fastest on the GPUs seen so far, for `Lab::recall` another time.
     Tried {
         trials: String,
     },
