@@ -37,7 +37,6 @@ pub enum Side {
 }
 
 /// An attention's inputs and what it made of them. Patterns are not kept: they are computed again from these.
-#[derive(Debug)]
 pub struct Attended<'a, T: ?Sized> {
     pub q: &'a T,
     pub k: &'a T,
@@ -191,7 +190,7 @@ pub trait Backend: Sized {
     fn attend_backward(
         &self,
         dz: &Self::Tensor,
-        at: Attended<'_, Self::Tensor>,
+        at: &Attended<'_, Self::Tensor>,
         head_dim: usize,
         attention: &Self::Attention,
     ) -> Result<(Self::Tensor, Self::Tensor, Self::Tensor)>;
@@ -199,7 +198,7 @@ pub trait Backend: Sized {
     fn attend_backward_values(
         &self,
         dz: &Self::Tensor,
-        at: Attended<'_, Self::Tensor>,
+        at: &Attended<'_, Self::Tensor>,
         head_dim: usize,
         attention: &Self::Attention,
     ) -> Result<Self::Tensor>;
@@ -310,11 +309,3 @@ pub trait Backend: Sized {
         Err(EngineError::RuleUnavailable(engine.backend.device()))
     }
 }
-
-impl<T: ?Sized> Clone for Attended<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: ?Sized> Copy for Attended<'_, T> {}

@@ -280,7 +280,7 @@ impl<B: Backend> Engine<B> {
             self.linear_gradients(&[(name("self_attn.o_proj"), &dx)], || Ok(a.z.clone()), wanted)?;
             let dz = self.linear_backward(&dx, &name("self_attn.o_proj"), None)?;
             let (attention, answers_only) = self.attention(batch, l);
-            let (dq, dk, dv) = b.attend_backward(&dz, a.attended(), c.head_dim, attention)?;
+            let (dq, dk, dv) = b.attend_backward(&dz, &a.attended(), c.head_dim, attention)?;
             let dq = b.rotate(&dq, c.head_dim, attention, Side::Queries, &self.rotary, true)?;
             let dk = b.rotate(&dk, c.head_dim, attention, Side::Keys, &self.rotary, true)?;
             let normed = || b.rms_scale(&a.x, &gain, &a.r1);

@@ -1,5 +1,7 @@
 //! Where packed tokens stand, and which attend to which.
 
+use super::backend::Side;
+
 /// Prompts packed without padding (METHOD.md §0): the tokens that all of them begin with once, then what each has of its
 /// own, end to end. What is computed of the shared tokens is the same for every sequence, so nothing is lost by it, and
 /// gradients to them add up over the sequences by themselves.
@@ -87,6 +89,14 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// The position of each query, or of each key.
+    pub fn positions(&self, side: Side) -> Vec<usize> {
+        match side {
+            Side::Queries => self.queries.iter().map(|query| query[1]).collect(),
+            Side::Keys => self.keys.iter().map(|key| key[1]).collect(),
+        }
+    }
+
     /// The queries in bands of at most `most` that stand one after the other in a sequence, each band as (first query,
     /// queries, shift, position of the first).
     pub fn query_bands(&self, most: usize) -> Vec<[usize; 4]> {

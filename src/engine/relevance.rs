@@ -285,7 +285,7 @@ impl<B: Backend> Engine<B> {
             if l == 0 {
                 return Ok(());
             }
-            let dv = b.attend_backward_values(&dz, a.attended(), c.head_dim, attention)?;
+            let dv = b.attend_backward_values(&dz, &a.attended(), c.head_dim, attention)?;
             let d_normed = self.linear_backward(&dv, &name("self_attn.v_proj"), None)?;
             dx = self.below(batch, l, &dx, &d_normed, &a, true)?;
         }

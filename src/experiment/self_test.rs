@@ -106,7 +106,7 @@ async fn attention<B: Backend>(backend: &B, head_dim: usize) -> Result<Vec<(Stri
         let attention = backend.attention(attention)?;
         let (z, sums) = backend.attend(&q, &k, &v, head_dim, &attention)?;
         let at = Attended { q: &q, k: &k, v: &v, z: &z, sums: &sums };
-        let (dq, dk, dv) = backend.attend_backward(&dz, at, head_dim, &attention)?;
+        let (dq, dk, dv) = backend.attend_backward(&dz, &at, head_dim, &attention)?;
         let what = ["attention", "gradient to the queries", "gradient to the keys", "gradient to the values"];
         for (what, numbers) in what.into_iter().zip(backend.read(&[&z, &dq, &dk, &dv]).await?) {
             found.push((format!("{what} of {queries}"), numbers));

@@ -54,13 +54,15 @@ fn validate(shell: &Shell, folder: &Path) -> Result<()> {
         for file in &files {
             match validator {
                 "naga" => cmd!(shell, "naga {file}").quiet().ignore_stdout().run()?,
-                // Tint wants to be told of subgroups, as a browser does; naga does not know the word.
-                _ if shell.read_file(file)?.contains("subgroup") => {
-                    let enabled = enabled.path().join("enabled.wgsl");
-                    shell.write_file(&enabled, format!("enable subgroups;\n{}", shell.read_file(file)?))?;
-                    cmd!(shell, "tint --format wgsl -o /dev/null {enabled}").quiet().ignore_stdout().run()?;
+                _ => {
+                    // Tint wants to be told of subgroups, as a browser does; naga does not know the word.
+                    let (mut file, source) = (file.clone(), shell.read_file(file)?);
+                    if source.contains("subgroup") {
+                        file = enabled.path().join("enabled.wgsl");
+                        shell.write_file(&file, format!("enable subgroups;\n{source}"))?;
+                    }
+                    cmd!(shell, "tint --format wgsl -o /dev/null {file}").quiet().ignore_stdout().run()?;
                 }
-                _ => cmd!(shell, "tint --format wgsl -o /dev/null {file}").quiet().ignore_stdout().run()?,
             }
         }
         println!("{validator}: {} kernels valid", files.len());

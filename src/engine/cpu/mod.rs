@@ -89,7 +89,7 @@ impl Cpu {
     fn attention_gradients(
         &self,
         dz: &Tensor,
-        at: Attended<'_, Tensor>,
+        at: &Attended<'_, Tensor>,
         head_dim: usize,
         attention: &Attention,
         only_values: bool,
@@ -97,7 +97,7 @@ impl Cpu {
         let shape = self.heads(at.q, at.k, head_dim);
         let (q, k, v, z, sums) = (values(at.q)?, values(at.k)?, values(at.v)?, values(at.z)?, values(at.sums)?);
         let slices = Attended { q: &*q, k: &*k, v: &*v, z: &*z, sums: &*sums };
-        let [dq, dk, dv] = ops::attend_backward(&values(dz)?, slices, shape, attention, only_values);
+        let [dq, dk, dv] = ops::attend_backward(&values(dz)?, &slices, shape, attention, only_values);
         let like = |data, x: &Tensor| matrix(data, self.shape(x).0, self.shape(x).1);
         Ok([like(dq, at.q)?, like(dk, at.k)?, like(dv, at.v)?])
     }
@@ -300,11 +300,7 @@ impl Backend for Cpu {
     ) -> Result<Tensor> {
         let (rows, cols) = self.shape(x);
         let (cos, sin) = (values(&rotary.0)?, values(&rotary.1)?);
-        let positions: Vec<usize> = match side {
-            Side::Queries => attention.queries.iter().map(|query| query[1]).collect(),
-            Side::Keys => attention.keys.iter().map(|key| key[1]).collect(),
-        };
-        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, &positions, inverse);
+        let y = ops::rotate(&values(x)?, &cos, &sin, cols, head_dim, &attention.positions(side), inverse);
         matrix(y, rows, cols)
     }
 
@@ -325,7 +321,7 @@ impl Backend for Cpu {
     fn attend_backward(
         &self,
         dz: &Tensor,
-        at: Attended<'_, Tensor>,
+        at: &Attended<'_, Tensor>,
         head_dim: usize,
         attention: &Attention,
     ) -> Result<(Tensor, Tensor, Tensor)> {
@@ -336,7 +332,7 @@ impl Backend for Cpu {
     fn attend_backward_values(
         &self,
         dz: &Tensor,
-        at: Attended<'_, Tensor>,
+        at: &Attended<'_, Tensor>,
         head_dim: usize,
         attention: &Attention,
     ) -> Result<Tensor> {

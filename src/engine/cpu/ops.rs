@@ -201,7 +201,7 @@ pub fn attend(q: &[f32], k: &[f32], v: &[f32], shape: Heads, attention: &Attenti
 /// values are wanted the others stay 0.
 pub fn attend_backward(
     dz: &[f32],
-    at: Attended<'_, [f32]>,
+    at: &Attended<'_, [f32]>,
     shape: Heads,
     attention: &Attention,
     only_values: bool,

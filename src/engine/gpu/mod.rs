@@ -321,8 +321,8 @@ impl Backend for Gpu {
             pairs: attention.queries.iter().map(|query| query[1] + 1).sum(),
             query_bands: bands(attention.query_bands(threads.attention_rows()))?,
             key_bands: bands(attention.key_bands(threads.attention_rows()))?,
-            query_positions: upload(attention.queries.iter().map(|query| query[1]).collect())?,
-            key_positions: upload(attention.keys.iter().map(|key| key[1]).collect())?,
+            query_positions: upload(attention.positions(Side::Queries))?,
+            key_positions: upload(attention.positions(Side::Keys))?,
         })
     }
 
@@ -505,7 +505,7 @@ impl Backend for Gpu {
     fn attend_backward(
         &self,
         dz: &Tensor,
-        at: Attended<'_, Tensor>,
+        at: &Attended<'_, Tensor>,
         head_dim: usize,
         attention: &DeviceAttention,
     ) -> Result<(Tensor, Tensor, Tensor)> {
@@ -524,7 +524,7 @@ impl Backend for Gpu {
     fn attend_backward_values(
         &self,
         dz: &Tensor,
-        at: Attended<'_, Tensor>,
+        at: &Attended<'_, Tensor>,
         head_dim: usize,
         attention: &DeviceAttention,
     ) -> Result<Tensor> {

@@ -27,7 +27,8 @@ export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean 
   };
   const check = (files: File[]) => attempt(async () => setReport(await take(lab.verify(files, engine))));
   const passed = report?.checks.filter((c) => c.outcome === 'passed') ?? [];
-  const failed = report?.checks.filter((c) => typeof c.outcome === 'object' && 'failed' in c.outcome) ?? [];
+  const failed =
+    report?.checks.flatMap(({ quantity, outcome }) => (typeof outcome === 'object' && 'failed' in outcome ? [{ quantity, why: outcome.failed }] : [])) ?? [];
   const worst = Math.max(0, ...passed.map((c) => c.largest_relative_error));
   return (
     <details class="self-check">
@@ -68,7 +69,7 @@ export function SelfCheck({ engine, busy }: { engine: EngineKind; busy: boolean 
         <ul>
           {failed.map((c) => (
             <li key={c.quantity}>
-              {c.quantity}: {typeof c.outcome === 'object' && 'failed' in c.outcome && c.outcome.failed}
+              {c.quantity}: {c.why}
             </li>
           ))}
         </ul>

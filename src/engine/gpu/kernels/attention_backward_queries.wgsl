@@ -33,8 +33,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   var dq$0 = Rows();
   var dq$1 = Rows();
   for (var s = 0u; s < band.w + band.y; s++) {
-    let token = s + select(band.z, 0u, s < p.prefix);
-    let key = (token * p.kv_heads + h / (p.heads / p.kv_heads)) * (COLUMNS / 2u);
+    let key = key_at(s, band.z, h);
     var score = Rows();
     var change = Rows();
     let k$0 = k[key + $0u / 2u];

@@ -1,4 +1,4 @@
-// What the attention kernels share. A thread has ROWS rows (parts/rows_*.wgsl): a band's queries, or its keys, of one head
+// What the attention kernels share. A thread has one row or four (parts/rows_*.wgsl): a band's queries, or its keys, of one head
 // of COLUMNS columns. Query q attends to the keys at positions 0..position, which are the tokens of those numbers below
 // `prefix` and `shift` more beyond.
 // q, z, dz [queries, heads·d]; k, v [tokens, kv_heads·d]. sums [queries, heads]: log Σ exp of a row's scores, and
@@ -19,3 +19,9 @@ struct Params {
 const SCALE = inverseSqrt(f32(COLUMNS));
 // Below any score.
 const LOWEST = -1e30;
+
+// Where the columns that head h reads of the key at a position begin, in pairs, for a query of this shift.
+fn key_at(position: u32, shift: u32, h: u32) -> u32 {
+  let token = position + select(shift, 0u, position < p.prefix);
+  return (token * p.kv_heads + h / (p.heads / p.kv_heads)) * (COLUMNS / 2u);
+}
